@@ -1,0 +1,96 @@
+# make cerl    set up if needed, then train CERL on the default task; options in ARGS="--seed 1"
+# make test    set up if needed, then run the fast tests
+# `make help` lists the rest.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH ?= 2.13.0
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Their own pins cannot be installed on a supported Python; the extra `environments` has what they need.
+NO_DEPS := safety-gymnasium==1.0.0 gymnasium-robotics==1.2.2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup cerl test lint types notebooks test-environments clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
+
+setup: $(VENV)/.stamp ## build .venv (again when pyproject.toml has changed)
+
+$(VENV)/.stamp: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "cerl-blocks needs Python >= 3.11; name one: make setup PYTHON=python3.11" >&2; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "$(PYTHON) -m venv does not work here; on Debian: apt-get install python3-venv" >&2; \
+	    exit 1; }
+	$(MAKE) --no-print-directory install-torch
+	$(PIP) install --quiet -e '.[environments,recipes,dev]'
+	$(PIP) install --quiet --no-deps $(NO_DEPS)
+	@touch $@
+
+# Without an NVIDIA GPU the CPU build, a tenth of CUDA's size: from the package index or a local mirror,
+# else from PyTorch's own index, else (macOS; no such index in reach) the index's default build.
+.PHONY: install-torch
+install-torch:
+	@if $(BIN)/python -c 'import torch, sys; sys.exit(torch.__version__.split("+")[0] != "$(TORCH)")' 2>/dev/null; then \
+	    echo "torch $(TORCH) is installed"; \
+	elif command -v nvidia-smi >/dev/null 2>&1 || [ "$$(uname -s)" = Darwin ]; then \
+	    $(PIP) install --quiet "torch==$(TORCH)"; \
+	else \
+	    echo "no NVIDIA GPU found: installing torch's CPU build"; \
+	    $(PIP) install --quiet "torch==$(TORCH)+cpu" 2>/dev/null \
+	    || $(PIP) install --quiet --retries 0 --timeout 15 "torch==$(TORCH)+cpu" \
+	        --index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple 2>/dev/null \
+	    || { echo "no CPU build in reach: installing the index's default build"; \
+	        $(PIP) install --quiet "torch==$(TORCH)"; }; \
+	fi
+
+cerl: setup ## train CERL on the default task; e.g. make cerl ARGS="--seed 1"
+	$(BIN)/python recipes/cerl_full.py $(ARGS)
+
+test: setup ## run the fast tests; e.g. make test ARGS="-m slow"
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: setup ## ruff (lint and format) and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: setup ## pyright
+	$(BIN)/pyright
+
+notebooks: setup ## execute every notebook
+	@if ls notebooks/*.ipynb >/dev/null 2>&1; then \
+	    $(BIN)/python -m pytest --nbmake -p no:jaxtyping -o addopts= -o filterwarnings= \
+	        --timeout=900 --nbmake-timeout=600 notebooks; \
+	else echo "no notebooks"; fi
+
+# `pip install -e .[environments]` would bring torch along; this prints what the tests below need.
+define ENVIRONMENT_REQUIREMENTS
+import pathlib, tomllib
+project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
+extras = project["optional-dependencies"]
+print("\n".join(extras["environments"]))
+tools = ("jaxtyping", "beartype", "pytest")
+print("\n".join(r for r in project["dependencies"] + extras["dev"] if r.startswith(tools)))
+endef
+export ENVIRONMENT_REQUIREMENTS
+
+# The environment block alone, in its own .venv-environments-3.x and without torch: how Python 3.12 and
+# 3.13 are tested, with NumPy 2 and MuJoCo 3. make test-environments PYTHON=python3.13
+test-environments: ## test the environment block alone, without torch; PYTHON=python3.13
+	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
+	venv=.venv-environments-$$version && \
+	if [ ! $$venv/.stamp -nt pyproject.toml ]; then \
+	    rm -rf $$venv && $(PYTHON) -m venv $$venv && \
+	    $$venv/bin/python -c "$$ENVIRONMENT_REQUIREMENTS" > $$venv/requirements.txt && \
+	    $$venv/bin/python -m pip install --quiet --disable-pip-version-check -r $$venv/requirements.txt && \
+	    $$venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(NO_DEPS) && \
+	    touch $$venv/.stamp; \
+	fi && \
+	$$venv/bin/python -m pytest --noconftest $(ARGS) tests/test_environments.py \
+	    tests/test_safety_gymnasium_compat.py blocks/environments.py blocks/_safety_gymnasium_compat.py
+
+clean: ## remove what the targets above have built
+	rm -rf .venv .venv-environments-* build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,186 @@
+"""Import Safety-Gymnasium 1.0 on the Pythons and libraries of today.
+
+The newest release (1.0.0) was written for Python 3.10, NumPy 1 and MuJoCo 2.3.3 and fails on what
+came later. `import_safety_gymnasium` repairs what is needed, each repair in a function of its own:
+
+- `array_defaults_allowed`, Python >= 3.11: its dataclasses have arrays as defaults; no import.
+- `accept_one_element_joint`, MuJoCo >= 3: navigation tasks call `MjModel.jnt(array([0]))`.
+- `initialise_markers`, MuJoCo >= 3: drawing a navigation task ends in a segmentation fault.
+- `accept_one_element_float`, NumPy >= 2.4: Doggo and Ant robots call `float(array([0.1]))`.
+
+One more is for speed: `plain_sky` makes a navigation task's reset a hundred times faster.
+
+Tested with MuJoCo 2.3.3 and 3.17, NumPy 1.26 and 2.5, Gymnasium 0.28.1, Python 3.11 to 3.13.
+The Swimmer, Hopper and Walker2d velocity tasks need MuJoCo 2: their XML uses what MuJoCo 3 dropped.
+"""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+INSTALL_HINT = (
+    "pip install 'cerl-blocks[environments]' && "
+    "pip install --no-deps safety-gymnasium==1.0.0 gymnasium-robotics==1.2.2"
+)
+
+# A texture of MuJoCo's XML, in the form of Safety-Gymnasium's assets.yaml.
+PLAIN_SKY = {
+    "@type": "skybox",
+    "@builtin": "gradient",
+    "@rgb1": "0.3 0.5 0.7",
+    "@rgb2": "0.05 0.1 0.15",
+    "@width": 64,
+    "@height": 384,
+}
+
+# gymnasium-robotics, which `import gymnasium` loads, prints a paragraph about tasks not used here.
+# If a package is missing, `missing_package` speaks up where it is needed.
+with suppress(ModuleNotFoundError):
+    importlib.import_module("farama_notifications").notifications.pop("gymnasium_robotics", None)
+
+
+@functools.cache
+def import_safety_gymnasium() -> ModuleType:
+    """Import `safety_gymnasium`, repaired; repeated calls return the same module.
+
+    Raises:
+        ImportError: a package is missing; names the package and the command that installs it.
+    """
+    try:
+        mujoco = importlib.import_module("mujoco")
+        with array_defaults_allowed():
+            module = importlib.import_module("safety_gymnasium")
+        rendering = importlib.import_module("gymnasium.envs.mujoco.mujoco_rendering")
+        base_agent = importlib.import_module("safety_gymnasium.bases.base_agent")
+    except ModuleNotFoundError as error:
+        raise missing_package(error) from error
+    accept_one_element_joint(mujoco.MjModel)
+    initialise_markers(rendering.BaseRender, mujoco)
+    accept_one_element_float(base_agent)
+    _render_headless()
+    return module
+
+
+def missing_package(error: ModuleNotFoundError) -> ImportError:
+    """The one line that says which package is missing and how to install it."""
+    return ImportError(
+        f"Safety-Gymnasium tasks need the package {error.name!r}; install it with: {INSTALL_HINT}"
+    )
+
+
+@contextmanager
+def array_defaults_allowed() -> Iterator[None]:
+    """Within the context, `@dataclass` turns a default that is an array into a factory of copies.
+
+    Python 3.11 refuses unhashable defaults; Safety-Gymnasium's geoms have colours and sizes such as
+    `color: np.ndarray = COLOR['apple']`. The standard library is as before when the context ends.
+
+    >>> with array_defaults_allowed():
+    ...     @dataclasses.dataclass
+    ...     class Geom:
+    ...         color: np.ndarray = np.ones(2)
+    >>> Geom().color
+    array([1., 1.])
+    """
+    original = dataclasses.dataclass
+
+    def dataclass(cls: type | None = None, /, **options: Any) -> Any:
+        if cls is None:
+            return functools.partial(dataclass, **options)
+        for name in inspect.get_annotations(cls):
+            default = cls.__dict__.get(name)
+            if isinstance(default, np.ndarray):
+                setattr(cls, name, dataclasses.field(default_factory=default.copy))
+        return original(cls, **options)
+
+    dataclasses.dataclass = dataclass
+    try:
+        yield
+    finally:
+        dataclasses.dataclass = original
+
+
+def accept_one_element_joint(model_class: Any) -> None:
+    """Let `MjModel.jnt` take the one-element array that `model.sensor(i).objid` is.
+
+    MuJoCo 2.3.3 accepted it, MuJoCo 3 raises TypeError. Scalars and names go through unchanged.
+    """
+    original: Callable[..., Any] = model_class.jnt
+
+    @functools.wraps(original)
+    def jnt(self: Any, key: Any = -1) -> Any:
+        return original(self, key.item() if isinstance(key, np.ndarray) else key)
+
+    model_class.jnt = jnt
+
+
+def initialise_markers(renderer_class: Any, mujoco: Any) -> None:
+    """Initialise the scene's next geom before Gymnasium makes a marker of it (the lidar's spheres).
+
+    Gymnasium 0.28 sets the fields that MuJoCo 2 had. MuJoCo 3 moved the texture into `matid`, which
+    is left with whatever the memory held, and drawing reads outside the table of materials.
+    """
+    original: Callable[..., None] = renderer_class._add_marker_to_scene
+
+    @functools.wraps(original)
+    def add_marker_to_scene(self: Any, marker: dict[str, Any]) -> None:
+        if self.scn.ngeom < self.scn.maxgeom:  # a full scene is the original's error to raise
+            sphere = mujoco.mjtGeom.mjGEOM_SPHERE
+            geom = self.scn.geoms[self.scn.ngeom]
+            mujoco.mjv_initGeom(
+                geom, sphere, np.zeros(3), np.zeros(3), np.eye(3).ravel(), np.ones(4, np.float32)
+            )
+        original(self, marker)
+
+    renderer_class._add_marker_to_scene = add_marker_to_scene
+
+
+def accept_one_element_float(module: Any) -> None:
+    """Let `float` in `module`, and only there, take a one-element array as before NumPy 2.4."""
+
+    def one_element_float(value: Any) -> float:
+        return float(value.item() if isinstance(value, np.ndarray) else value)
+
+    module.float = one_element_float
+
+
+@contextmanager
+def plain_sky() -> Iterator[None]:
+    """Within the context, navigation tasks are built under a plain sky.
+
+    The stock one is six photographs of stars, 190 MB once decoded, and a navigation task compiles
+    its model, sky and all, at every reset. Physics and vector observations know no sky; images do,
+    so that they need the stock one.
+    """
+    world: Any = importlib.import_module("safety_gymnasium.world")
+    original = world.yaml
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        assets = original.load(*arguments, **options)
+        if "skybox" in assets.get("textures", {}):
+            assets["textures"]["skybox"] = PLAIN_SKY
+        return assets
+
+    world.yaml = SimpleNamespace(load=load, FullLoader=original.FullLoader)
+    try:
+        yield
+    finally:
+        world.yaml = original
+
+
+def _render_headless() -> None:
+    # Read when the first frame is drawn. It must not be set before `import mujoco`, which would
+    # then fail where EGL is missing, vector observations and all.
+    if sys.platform.startswith("linux") and not (
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
+        os.environ.setdefault("MUJOCO_GL", "egl")

@@ -1,0 +1,84 @@
+"""Policy: feat -> tanh-squashed Gaussian action, reparameterised."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ActionSample(NamedTuple):
+    """Action in [-1, 1] and the log-density it was drawn with."""
+
+    action: Float[Tensor, "*batch action"]
+    log_prob: Float[Tensor, "*batch"]
+
+
+class Actor(nn.Module):
+    """``action = tanh(mean(feat) + scale * std(feat) * noise)``.
+
+    The output layer starts at zero: the first policy is the zero action plus noise of standard
+    deviation ``initial_std``, which is also the behaviour policy of the first episodes.
+
+    Args:
+        feat: size of the latent features.
+        action: size of the action.
+        hidden: width of the hidden layers.
+        initial_std, min_std, max_std: standard deviation before squashing, at the start and at
+            its limits.
+    """
+
+    def __init__(
+        self,
+        feat: int,
+        action: int,
+        *,
+        hidden: int = 128,
+        initial_std: float = 0.5,
+        min_std: float = 0.1,
+        max_std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not 0 < min_std < initial_std < max_std:
+            raise ValueError(
+                f"initial_std: got {initial_std}; it must lie between min_std={min_std} and "
+                f"max_std={max_std}."
+            )
+        self.action, self.min_std, self.max_std = action, min_std, max_std
+        self.layers = nn.Sequential(
+            nn.Linear(feat, hidden),
+            nn.LayerNorm(hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.LayerNorm(hidden),
+            nn.SiLU(),
+        )
+        self.output = nn.Linear(hidden, 2 * action)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+        share = torch.tensor((initial_std - min_std) / (max_std - min_std))
+        nn.init.constant_(self.output.bias[action:], float(torch.logit(share)))
+
+    def forward(
+        self, feat: Float[Tensor, "*batch feat"]
+    ) -> tuple[Float[Tensor, "*batch action"], Float[Tensor, "*batch action"]]:
+        """Mean and standard deviation before squashing."""
+        mean, raw = self.output(self.layers(feat)).chunk(2, dim=-1)
+        return mean, self.min_std + (self.max_std - self.min_std) * torch.sigmoid(raw)
+
+    def mode(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch action"]:
+        """The action without noise."""
+        return torch.tanh(self(feat)[0])
+
+    def sample(
+        self, feat: Float[Tensor, "*batch feat"], noise: Tensor, *, scale: float = 1.0
+    ) -> ActionSample:
+        """Reparameterised action for standard normal ``noise``; ``scale`` multiplies its width."""
+        mean, std = self(feat)
+        std = scale * std
+        raw = torch.addcmul(mean, std, noise)
+        # log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2x)), exact for large |x|.
+        squash = 2 * (0.6931471805599453 - raw - F.softplus(-2 * raw))
+        log_prob = (-0.5 * noise.square() - std.log() - 0.9189385332046727 - squash).sum(-1)
+        return ActionSample(torch.tanh(raw), log_prob)

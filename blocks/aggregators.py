@@ -1,0 +1,149 @@
+"""From one value per ensemble member to one value: worst case, mean, quantile, CVaR, mean + std.
+
+All share one signature, `(values, dim=0)`, so that an ablation exchanges one name. What is
+aggregated decides what is pessimistic: CERL takes the worst member of the *whole policy's* cost
+return (mean over start states first, then `worst_case`), LAMBDA takes the worst member at each
+start state (`worst_case` first, then the mean), ActSafe adds to each step's cost a multiple of
+the members' disagreement (`mean_plus_std`).
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def worst_case(values: Float[Tensor, "..."], dim: int = 0) -> Float[Tensor, "..."]:
+    r"""The largest value over members: pessimism about a cost.
+
+    .. math::
+        \max_k x_k
+
+    (CERL, arXiv 2405.05890, the pessimistic constraint.) The gradient goes to the selected member
+    only, ties included.
+
+    Args:
+        values: one value per member along `dim`, `[member, ...]`; any unit, larger is worse.
+        dim: the member axis.
+
+    Returns:
+        `values` without the member axis.
+
+    Example:
+        >>> worst_case(torch.tensor([1.0, 3.0, 2.0]))
+        tensor(3.)
+    """
+    return values.max(dim=dim).values
+
+
+def mean(values: Float[Tensor, "..."], dim: int = 0) -> Float[Tensor, "..."]:
+    r"""The mean over members: what a Bayesian expects, without pessimism (ablation).
+
+    .. math::
+        \frac{1}{K} \sum_k x_k
+
+    Args:
+        values: one value per member along `dim`, `[member, ...]`.
+        dim: the member axis.
+
+    Returns:
+        `values` without the member axis.
+
+    Example:
+        >>> mean(torch.tensor([1.0, 3.0, 2.0]))
+        tensor(2.)
+    """
+    return values.mean(dim=dim)
+
+
+def quantile(values: Float[Tensor, "..."], q: float | int, dim: int = 0) -> Float[Tensor, "..."]:
+    r"""The q-quantile over members, linear between neighbours: pessimism that can be dosed.
+
+    `q=1` is the worst case, `q=0.5` the median. The gradient goes to the one or two members the
+    quantile lies at or between.
+
+    Args:
+        values: one value per member along `dim`, `[member, ...]`.
+        q: the level, in [0, 1].
+        dim: the member axis.
+
+    Returns:
+        `values` without the member axis.
+
+    Raises:
+        ValueError: if `q` is outside [0, 1].
+
+    Example:
+        >>> quantile(torch.tensor([1.0, 4.0, 2.0]), q=0.75)
+        tensor(3.)
+    """
+    if not 0.0 <= q <= 1.0:
+        raise ValueError(f"q is {q}, but must lie in [0, 1]: 1 is the worst case, 0.5 the median")
+    return values.quantile(q, dim=dim)
+
+
+def cvar(values: Float[Tensor, "..."], alpha: float | int, dim: int = 0) -> Float[Tensor, "..."]:
+    r"""Conditional value at risk: the mean of the worst (largest) fraction alpha of the members.
+
+    .. math::
+        \frac{1}{\alpha K} \sum_{k=1}^{K} \mathrm{clip}(\alpha K - k + 1,\, 0,\, 1)\; x_{(k)}
+
+    with `x_(1) >= x_(2) >= ...` (Rockafellar and Uryasev 2000, for an empirical distribution).
+    Where alpha * K is not whole, the last member counts with the fraction that is left. `alpha=1`
+    is the mean; `alpha <= 1 / K` the worst case.
+
+    Args:
+        values: one value per member along `dim`, `[member, ...]`.
+        alpha: the fraction that counts, in (0, 1].
+        dim: the member axis.
+
+    Returns:
+        `values` without the member axis.
+
+    Raises:
+        ValueError: if `alpha` is outside (0, 1].
+
+    Example:
+        >>> cvar(torch.tensor([1.0, 4.0, 2.0, 3.0]), alpha=0.5)
+        tensor(3.5000)
+        >>> cvar(torch.tensor([0.0, 6.0]), alpha=0.75)  # all of the 6, half of the 0
+        tensor(4.)
+    """
+    if not 0.0 < alpha <= 1.0:
+        raise ValueError(
+            f"alpha is {alpha}, but must lie in (0, 1]: 1 is the mean, 1 / members the worst case"
+        )
+    mass = alpha * values.shape[dim]
+    # The rounding of alpha * K (0.07 * 100 is a little above 7) must not select a member more.
+    selected = max(1, math.ceil(mass * (1.0 - 1e-12)))
+    weights = [min(mass - rank, 1.0) / mass for rank in range(selected)]
+    worst = values.topk(selected, dim=dim).values.movedim(dim, -1)
+    return worst @ torch.tensor(weights, dtype=values.dtype, device=values.device)
+
+
+def mean_plus_std(
+    values: Float[Tensor, "..."], scale: float | int, dim: int = 0
+) -> Float[Tensor, "..."]:
+    r"""Mean plus a multiple of the members' standard deviation: an optimist's or pessimist's bound.
+
+    .. math::
+        \bar x + s \sqrt{\tfrac{1}{K} \sum_k (x_k - \bar x)^2}
+
+    (The shape of ActSafe's upper confidence bound, As et al. 2024, there per step.) The standard
+    deviation is the population's (divided by K), so a single member is returned as it is; where
+    all members agree its gradient is zero, not NaN.
+
+    Args:
+        values: one value per member along `dim`, `[member, ...]`.
+        scale: how many standard deviations; >= 0 is pessimistic about costs.
+        dim: the member axis.
+
+    Returns:
+        `values` without the member axis.
+
+    Example:
+        >>> mean_plus_std(torch.tensor([1.0, 3.0]), scale=2.0)
+        tensor(4.)
+    """
+    return values.mean(dim=dim) + scale * values.std(dim=dim, correction=0)

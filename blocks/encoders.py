@@ -1,0 +1,50 @@
+"""Observation encoders: a vector MLP and the 64x64 convolutional stack of the Dreamer line."""
+
+import torch
+from einops import pack, unpack
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+
+class VectorEncoder(nn.Module):
+    """Vector observation -> embed, ``[*batch, observation] -> [*batch, embed]``.
+
+    Args:
+        observation: size of the observation.
+        embed: size of the output.
+        hidden: width of the one hidden layer.
+    """
+
+    def __init__(self, observation: int, *, embed: int = 128, hidden: int = 128) -> None:
+        super().__init__()
+        self.embed = embed
+        self.layers = nn.Sequential(
+            nn.Linear(observation, hidden), nn.SiLU(), nn.Linear(hidden, embed), nn.SiLU()
+        )
+
+    def forward(self, observation: Float[Tensor, "*batch observation"]) -> Tensor:
+        """Encode; the observation should be roughly normalised."""
+        return self.layers(observation)
+
+
+class ImageEncoder(nn.Module):
+    """64x64 RGB image -> embed of size ``32 * depth`` (Ha & Schmidhuber 2018; Dreamer).
+
+    ``[*batch, 64, 64, 3]`` uint8 ``-> [*batch, 32 * depth]``; images stay bytes until here.
+    """
+
+    def __init__(self, *, depth: int = 32) -> None:
+        super().__init__()
+        self.embed = 32 * depth
+        sizes = [3, depth, 2 * depth, 4 * depth, 8 * depth]
+        layers: list[nn.Module] = []
+        for channels_in, channels_out in zip(sizes, sizes[1:], strict=False):
+            layers += [nn.Conv2d(channels_in, channels_out, 4, stride=2), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+
+    def forward(self, observation: UInt8[Tensor, "*batch 64 64 3"]) -> Tensor:
+        """Encode images given as bytes."""
+        flat, leading = pack([observation], "* h w c")
+        pixels = flat.permute(0, 3, 1, 2).to(self.layers[0].weight.dtype) / 255 - 0.5
+        (embed,) = unpack(self.layers(pixels), leading, "* embed")
+        return embed if isinstance(embed, torch.Tensor) else embed[0]

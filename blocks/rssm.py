@@ -1,0 +1,187 @@
+"""Recurrent state-space model: transition prior, filtering posterior, and their roll through time.
+
+``deter_t = f(deter_{t-1}, stoch_{t-1}, action_{t-1})``, ``stoch_t ~ p(. | deter_t)`` (prior) or
+``q(. | deter_t, embed_t)`` (posterior): Hafner et al. 2019, equation 4. The transition (input
+layer, recurrent cell, prior head) is a separate module whose weights can be replaced, call by
+call, by a stack of posterior samples: all members are then evaluated as one batched product.
+Filtering always uses the RSSM's own weights, so that every member starts from, and is trained on,
+the same latent states.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from blocks.latents import Gaussian, Latent
+from blocks.types import State, Weights
+
+
+class Filtered(NamedTuple):
+    """What ``RSSM.observe`` returns: states, priors and posteriors, ``[*batch, time, ...]``."""
+
+    state: State
+    prior: Latent
+    posterior: Latent
+
+
+def _weight(rows: int, columns: int) -> nn.Parameter:
+    """``[in, out]`` weight with standard deviation 1/sqrt(in)."""
+    return nn.Parameter(torch.randn(rows, columns) / math.sqrt(rows))
+
+
+def _bias(columns: int, value: float = 0.0) -> nn.Parameter:
+    """``[1, out]`` bias: the unit axis lets a stacked bias broadcast over the batch."""
+    return nn.Parameter(torch.full((1, columns), value))
+
+
+class Transition(nn.Module):
+    """Weights of the transition prior; the computation lives in ``RSSM.transition``."""
+
+    def __init__(self, action: int, deter: int, stoch: int, hidden: int, statistics: int) -> None:
+        super().__init__()
+        self.action_weight = _weight(action, hidden)
+        self.stoch_weight = _weight(stoch, hidden)
+        self.input_bias = _bias(hidden)
+        self.input_gates = _weight(hidden, 3 * deter)
+        self.deter_gates = _weight(deter, 3 * deter)
+        self.gates_scale = _bias(3 * deter, 1.0)
+        self.gates_bias = _bias(3 * deter)
+        self.prior_weight = _weight(deter, hidden)
+        self.prior_bias = _bias(hidden)
+        self.statistics_weight = _weight(hidden, statistics)
+        self.statistics_bias = _bias(statistics)
+
+
+class RSSM(nn.Module):
+    """RSSM core over vectors of ``embed`` and ``action``.
+
+    Args:
+        embed: size of the encoded observation.
+        action: size of the action.
+        deter: size of the recurrent state.
+        stoch: size of the stochastic state.
+        hidden: width of the hidden layers.
+        latent: distribution of ``stoch``, ``Gaussian`` or ``Categorical``.
+
+    Every method takes any leading axes. Where ``transition`` is given ``weights`` (stacked samples,
+    ``[member, ...]``), the leading axes are ``[member, batch]``.
+
+    >>> rssm = RSSM(embed=4, action=2, deter=8, stoch=3, hidden=8)
+    >>> out = rssm.observe(torch.zeros(5, 7, 4), torch.zeros(5, 7, 2), torch.zeros(5, 7) > 0)
+    >>> out.state.deter.shape, out.state.stoch.shape
+    (torch.Size([5, 7, 8]), torch.Size([5, 7, 3]))
+    """
+
+    def __init__(
+        self,
+        *,
+        embed: int,
+        action: int,
+        deter: int = 200,
+        stoch: int = 60,
+        hidden: int = 200,
+        latent: type[Gaussian] | type = Gaussian,
+    ) -> None:
+        super().__init__()
+        for name, size in dict(
+            embed=embed, action=action, deter=deter, stoch=stoch, hidden=hidden
+        ).items():
+            if size < 1:
+                raise ValueError(f"{name}: got {size}; a layer needs at least 1 unit.")
+        self.deter, self.stoch, self.latent = deter, stoch, latent
+        statistics = latent.statistics_size(stoch)
+        self.dynamics = Transition(action, deter, stoch, hidden, statistics)
+        self.posterior_deter = nn.Linear(deter, hidden, bias=False)
+        self.posterior_embed = nn.Linear(embed, hidden)
+        self.posterior_statistics = nn.Linear(hidden, statistics)
+
+    @property
+    def feat(self) -> int:
+        """Size of ``State.feat``."""
+        return self.deter + self.stoch
+
+    def initial(self, *batch: int) -> State:
+        """Zero state with the given leading axes."""
+        like = self.posterior_embed.weight
+        return State(like.new_zeros(*batch, self.deter), like.new_zeros(*batch, self.stoch))
+
+    def transition(
+        self, state: State, action: Float[Tensor, "*batch action"], weights: Weights | None = None
+    ) -> tuple[Float[Tensor, "*batch deter"], Latent]:
+        """One step of the prior: next ``deter`` and the distribution of the next ``stoch``."""
+        weights = dict(self.dynamics.named_parameters()) if weights is None else weights
+        deter = self._recur(state, action @ weights["action_weight"], weights)
+        return deter, self._prior(deter, weights)
+
+    def posterior(
+        self, deter: Float[Tensor, "*batch deter"], embed: Float[Tensor, "*batch embed"]
+    ) -> Latent:
+        """Distribution of ``stoch`` after the observation is seen."""
+        hidden = F.silu(self.posterior_deter(deter) + self.posterior_embed(embed))
+        return self.latent.from_statistics(self.posterior_statistics(hidden))
+
+    def observe(
+        self,
+        embeds: Float[Tensor, "*batch time embed"],
+        actions: Float[Tensor, "*batch time action"],
+        is_first: Tensor,
+        initial: State | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Filtered:
+        """Filter a sequence: at each step the recurrence, then a posterior sample.
+
+        Args:
+            embeds: encoded observations.
+            actions: the action that led to each observation (ignored at ``is_first``).
+            is_first: True where an episode begins; the state is reset there.
+            initial: state before the first row, zeros by default.
+            generator: source of the posterior samples' noise.
+
+        Returns:
+            States, priors and posteriors with the same leading axes as ``embeds``.
+        """
+        weights = dict(self.dynamics.named_parameters())
+        batch, steps = embeds.shape[:-2], embeds.shape[-2]
+        state = self.initial(*batch) if initial is None else initial
+        # What is known ahead of the recurrence is projected once, for all steps together.
+        keep = (~is_first).to(embeds.dtype).unsqueeze(-1)
+        inputs = ((actions * keep) @ weights["action_weight"]).unbind(-2)
+        observed = self.posterior_embed(embeds).unbind(-2)
+        noise = self.latent.noise((steps, *batch, self.stoch), generator).to(embeds)
+        keeps = keep.unbind(-2)
+        deters, stochs, statistics = [], [], []
+        for t in range(steps):
+            state = State(state.deter * keeps[t], state.stoch * keeps[t])
+            deter = self._recur(state, inputs[t], weights)
+            hidden = F.silu(self.posterior_deter(deter) + observed[t])
+            statistics.append(self.posterior_statistics(hidden))
+            stoch = self.latent.from_statistics(statistics[-1]).rsample(noise[t])
+            state = State(deter, stoch)
+            deters.append(deter)
+            stochs.append(stoch)
+        states = State(torch.stack(deters, -2), torch.stack(stochs, -2))
+        posterior = self.latent.from_statistics(torch.stack(statistics, -2))
+        # The prior head is outside the recurrence: one product for the whole sequence.
+        return Filtered(states, self._prior(states.deter, weights), posterior)
+
+    def _recur(self, state: State, projected_action: Tensor, weights: Weights) -> Tensor:
+        """GRU cell with layer-normalised gates and an update gate biased towards remembering."""
+        hidden = F.silu(
+            state.stoch @ weights["stoch_weight"] + projected_action + weights["input_bias"]
+        )
+        gates = hidden @ weights["input_gates"] + state.deter @ weights["deter_gates"]
+        gates = F.layer_norm(gates, gates.shape[-1:])
+        gates = gates * weights["gates_scale"] + weights["gates_bias"]
+        reset, candidate, update = gates.chunk(3, dim=-1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        return torch.lerp(state.deter, candidate, torch.sigmoid(update - 1))
+
+    def _prior(self, deter: Tensor, weights: Weights) -> Latent:
+        hidden = F.silu(deter @ weights["prior_weight"] + weights["prior_bias"])
+        statistics = hidden @ weights["statistics_weight"] + weights["statistics_bias"]
+        return self.latent.from_statistics(statistics)

@@ -1,0 +1,171 @@
+"""What counts as a violation: policy and episode violations, cost rate, cost regret.
+
+The budget d is the cost allowed per episode of T environment steps. Every episode since the first
+environment step counts, the prefill's included.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class EpisodeRecord(NamedTuple):
+    """One episode as it was lived. `iterate` numbers the policies: what acts between two phases of
+    behaviour training is one iterate (the prefill policy is one too)."""
+
+    iterate: int
+    cost: float  # undiscounted sum, >= 0
+    episode_return: float  # undiscounted sum
+    steps: int  # environment steps, 1 to episode_length
+
+
+class SafetySummary(NamedTuple):
+    """The safety of a run from its first environment step on; see `safety_summary`."""
+
+    policy_violations: int
+    episode_violations: int
+    cost_rate: float  # cost per environment step
+    cost_regret: float  # sum of what each episode cost beyond its budget
+    environment_steps: int
+    episodes: int
+    policies: int
+    worst_episode_cost: float
+
+
+class Interval(NamedTuple):
+    """A two-sided confidence interval."""
+
+    lower: float
+    upper: float
+
+
+def safety_summary(
+    episodes: Sequence[EpisodeRecord], *, episode_budget: float | int, episode_length: int
+) -> SafetySummary:
+    r"""Count every way in which a run left its budget.
+
+    - policy violation: an iterate whose episodes' mean cost exceeds d. This is what a constrained
+      MDP promises, and the headline.
+    - episode violation: a single episode whose cost exceeds d.
+    - cost rate: total cost / total steps, to be held against d / T.
+    - cost regret: :math:`\sum_e \max(0, C_e - d)`.
+
+    An episode that ended, or was cut off, after n < T steps is held to its share d * n / T of the
+    budget, everywhere above: a run must not look safe because its last episode was short. An
+    iterate's episodes are compared as sums (their costs against their shares), which for whole
+    episodes is the mean against d.
+
+    Args:
+        episodes: every episode since the first step, in any order.
+        episode_budget: d, cost allowed per `episode_length` steps, >= 0.
+        episode_length: T, environment steps of a whole episode, >= 1.
+
+    Returns:
+        The summary; all zero when there are no episodes yet.
+
+    Raises:
+        ValueError: if an argument is out of range, or an episode's cost is negative or not finite,
+            its return not finite, or its steps outside 1 to `episode_length`.
+
+    Example:
+        >>> episodes = [EpisodeRecord(0, 10.0, 1.0, 1000), EpisodeRecord(0, 30.0, 2.0, 1000)]
+        >>> summary = safety_summary(episodes, episode_budget=25, episode_length=1000)
+        >>> summary.policy_violations, summary.episode_violations, summary.cost_regret
+        (0, 1, 5.0)
+    """
+    if not (math.isfinite(episode_budget) and episode_budget >= 0):
+        raise ValueError(f"episode_budget is {episode_budget}, but must be a finite number >= 0")
+    if episode_length < 1:
+        raise ValueError(f"episode_length is {episode_length}, but must be at least 1 step")
+    excess_of: dict[int, list[float]] = {}
+    for index, episode in enumerate(episodes):
+        _check(index, episode, episode_length)
+        share = episode_budget * episode.steps / episode_length
+        excess_of.setdefault(episode.iterate, []).append(episode.cost - share)
+    excesses = [excess for group in excess_of.values() for excess in group]
+    steps = sum(episode.steps for episode in episodes)
+    return SafetySummary(
+        policy_violations=sum(math.fsum(group) > 0 for group in excess_of.values()),
+        episode_violations=sum(excess > 0 for excess in excesses),
+        cost_rate=math.fsum(episode.cost for episode in episodes) / max(steps, 1),
+        cost_regret=math.fsum(max(0.0, excess) for excess in excesses),
+        environment_steps=steps,
+        episodes=len(episodes),
+        policies=len(excess_of),
+        worst_episode_cost=float(max((episode.cost for episode in episodes), default=0.0)),
+    )
+
+
+def violation_interval(violations: int, trials: int, *, confidence: float | int = 0.95) -> Interval:
+    r"""Exact (Clopper-Pearson) interval for the rate behind a count of violations.
+
+    .. math::
+        P(X \ge v \mid n, p_{lower}) = P(X \le v \mid n, p_{upper}) = (1 - \text{confidence}) / 2
+
+    for a binomial X. It covers the true rate with at least the stated probability if the trials
+    are independent, so "no violation in 5 runs" still allows a rate of 0.52.
+
+    Args:
+        violations: how many trials failed, 0 to `trials`.
+        trials: how many there were, >= 1.
+        confidence: coverage, in (0, 1).
+
+    Returns:
+        The interval, within [0, 1].
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> lower, upper = violation_interval(0, 5)
+        >>> round(lower, 3), round(upper, 3)
+        (0.0, 0.522)
+    """
+    if trials < 1 or not 0 <= violations <= trials:
+        raise ValueError(
+            f"violations is {violations} of trials {trials}, but needs 0 <= violations <= trials "
+            "and trials >= 1"
+        )
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence is {confidence}, but must lie strictly between 0 and 1")
+    tail = (1.0 - confidence) / 2.0
+    # P(X <= v) falls as the rate grows: each end is where it crosses a known level.
+    lower = 0.0 if violations == 0 else _rate_at(violations - 1, trials, 1.0 - tail)
+    upper = 1.0 if violations == trials else _rate_at(violations, trials, tail)
+    return Interval(lower, upper)
+
+
+def _rate_at(count: int, trials: int, level: float) -> float:
+    """The rate p at which P(X <= count) equals `level`, by bisection to the last digit."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if _cdf(count, trials, middle) > level else (low, middle)
+    return (low + high) / 2.0
+
+
+def _cdf(count: int, trials: int, rate: float) -> float:
+    """P(X <= count) of a binomial, for a rate strictly between 0 and 1."""
+    log_rate, log_rest, log_all = math.log(rate), math.log1p(-rate), math.lgamma(trials + 1)
+    return math.fsum(
+        math.exp(
+            log_all
+            - math.lgamma(k + 1)
+            - math.lgamma(trials - k + 1)
+            + k * log_rate
+            + (trials - k) * log_rest
+        )
+        for k in range(count + 1)
+    )
+
+
+def _check(index: int, episode: EpisodeRecord, episode_length: int) -> None:
+    if not (math.isfinite(episode.cost) and episode.cost >= 0):
+        raise ValueError(f"episode {index}: cost is {episode.cost}, but must be finite and >= 0")
+    if not math.isfinite(episode.episode_return):
+        raise ValueError(f"episode {index}: episode_return is {episode.episode_return}, not finite")
+    if not 1 <= episode.steps <= episode_length:
+        raise ValueError(
+            f"episode {index}: steps is {episode.steps}, but must lie in 1 to episode_length "
+            f"{episode_length}: count environment steps, not decisions"
+        )

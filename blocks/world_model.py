@@ -1,0 +1,182 @@
+"""World model: the ELBO over encoder, RSSM, parameter posterior and decoders."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from blocks.decoders import CostHead, RewardHead
+from blocks.ensemble_posterior import EnsemblePosterior, select
+from blocks.latents import Latent
+from blocks.rssm import RSSM, Filtered
+from blocks.types import State, Transitions, Weights
+
+
+DETER_STD = 0.1
+"""Noise with which a member's ``deter`` is taken to match the filter's; ``deter`` is in [-1, 1]."""
+
+STRETCH = 50
+"""Rows that a member's share of the data takes or leaves together."""
+
+
+class WorldModelLoss(NamedTuple):
+    """Terms of the loss in nats per step, averaged over members, batch and time."""
+
+    total: Tensor
+    observation: Tensor
+    reward: Tensor
+    cost: Tensor
+    kl: Tensor
+    transition: Tensor
+    log_prior: Tensor
+
+
+class WorldModel(nn.Module):
+    """RSSM with a Bayesian ensemble of transitions and cost heads.
+
+    The filter (encoder, the RSSM's own recurrence, posterior head) and the decoders are shared and
+    maximise the ELBO (Hafner et al. 2019, equation 3). Each member k is a whole transition and cost
+    head, drawn from the parameter posterior given its own share of the filtered transitions:
+    ``-log p(w_k) / data_size + KL(q || p_{w_k}) - log N(deter'; f_{w_k}, 0.1^2) - log p(c | s; w_k)``.
+    All members thus speak of the same latent states, may start from the same ones, and differ where
+    their data do not tell them what to say.
+
+    Args:
+        normalizer: observation -> normalised observation (``nn.Identity`` for images).
+        encoder: normalised observation -> embed.
+        rssm: the core; its ``dynamics`` is the template (and prior mean) of the transition sites.
+        decoder: feat -> observation, with ``log_prob(feat, normalised observation)``.
+        reward_head: feat -> reward.
+        cost_head: feat -> cost; template of the posterior's cost sites.
+        parameter_posterior: template -> ``EnsemblePosterior`` over it.
+        free_nats: KL below which nothing is gained by shrinking it further.
+        kl_mix: share of the KL's gradient that trains the prior (Hafner et al. 2021).
+        data_share: share of the stretches of data that each member sees, in (0, 1].
+    """
+
+    def __init__(
+        self,
+        *,
+        normalizer: nn.Module,
+        encoder: nn.Module,
+        rssm: RSSM,
+        decoder: nn.Module,
+        reward_head: RewardHead,
+        cost_head: CostHead,
+        parameter_posterior: Callable[[nn.Module], EnsemblePosterior] = EnsemblePosterior,
+        free_nats: float = 1.0,
+        kl_mix: float = 0.8,
+        data_share: float = 0.8,
+    ) -> None:
+        super().__init__()
+        self.normalizer, self.encoder, self.rssm = normalizer, encoder, rssm
+        self.decoder, self.reward_head, self.cost_head = decoder, reward_head, cost_head
+        self.free_nats, self.kl_mix, self.data_share = free_nats, kl_mix, data_share
+        cost_head.requires_grad_(False)
+        self.parameter_posterior = parameter_posterior(
+            nn.ModuleDict({"dynamics": rssm.dynamics, "cost": cost_head})
+        )
+
+    @property
+    def members(self) -> int:
+        """Number of members K."""
+        return self.parameter_posterior.members
+
+    def embed(self, observation: Tensor) -> Float[Tensor, "*batch embed"]:
+        """Embed raw observations."""
+        return self.encoder(self.normalizer(observation))
+
+    def filter(
+        self,
+        data: Transitions,
+        generator: torch.Generator | None = None,
+        initial: State | None = None,
+    ) -> Filtered:
+        """Filter ``[batch, time, ...]`` data."""
+        return self.rssm.observe(
+            self.embed(data.observation), data.action, data.is_first, initial, generator=generator
+        )
+
+    def transition(
+        self, weights: Weights
+    ) -> Callable[[State, Tensor], tuple[Float[Tensor, "*batch deter"], Latent]]:
+        """The prior's step under stacked weights, for ``imagine``."""
+        dynamics = select(weights, "dynamics")
+        return lambda state, action: self.rssm.transition(state, action, dynamics)
+
+    def cost(self, feat: Float[Tensor, "*batch feat"], weights: Weights) -> Tensor:
+        """Expected cost per agent step, ``[member, ...]``.
+
+        ``feat`` has the member axis in front, or is shared by all members when its axes are
+        ``[batch, feat]``.
+        """
+        stacked = select(weights, "cost")
+        members = next(iter(stacked.values())).shape[0]
+        prior = None
+        if self.parameter_posterior.family != "point":
+            prior = select(self.parameter_posterior.anchors(members), "cost")
+        flat = feat if feat.dim() == 2 else feat.flatten(1, -2)
+        cost = self.cost_head(flat, stacked, prior)
+        return cost if feat.dim() == 2 else cost.view(feat.shape[:-1])
+
+    def reward(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch"]:
+        """Expected reward per agent step."""
+        return self.reward_head(feat)
+
+    def loss(
+        self, data: Transitions, *, data_size: int, generator: torch.Generator | None = None
+    ) -> WorldModelLoss:
+        """Negative ELBO of ``[batch, time, ...]`` data.
+
+        Args:
+            data: a batch of sequences.
+            data_size: number of agent steps the posterior is conditioned on (the replay's size).
+            generator: source of the filtering noise.
+        """
+        out = self.filter(data, generator)
+        feat = out.state.feat
+        observation = -self.decoder.log_prob(feat, self.normalizer(data.observation)).mean()
+        # Nothing was received at the first row of an episode: there is no reward to explain.
+        arrived = (~data.is_first).to(feat.dtype)
+        reward = -(self.reward_head.log_prob(feat, data.reward) * arrived).mean()
+        kl = self._balanced_kl(out.posterior, out.prior)
+        weights = self.parameter_posterior.sample()
+        share = self.share(data.row) * arrived
+        mean_cost = self.cost(feat.flatten(0, 1), weights).view(share.shape)
+        cost = -(CostHead.log_prob(mean_cost, data.cost) * share).mean()
+        transition = self._member_loss(out, data.action, weights, share)
+        log_prior = self.parameter_posterior.log_prior().mean() / data_size
+        total = observation + reward + cost + kl + transition - log_prior
+        return WorldModelLoss(total, observation, reward, cost, kl, transition, log_prior)
+
+    def share(self, row: Int[Tensor, "*batch"]) -> Float[Tensor, "member *batch"]:
+        """Weight of each row in each member's data: 1 / data_share or 0, one on average.
+
+        Fixed for the life of the data, by a hash of member and stretch.
+        """
+        if self.parameter_posterior.family == "point" or self.members == 1:
+            return torch.ones(self.members, *row.shape)
+        member = torch.arange(1, self.members + 1).view(-1, *[1] * row.dim())
+        mixed = (row // STRETCH) * 2654435761 + member * 40503
+        mixed = (mixed ^ (mixed >> 15)) * 2246822519
+        uniform = ((mixed >> 16) & 0xFFFF).to(torch.float32) / 0x10000
+        return (uniform < self.data_share).to(torch.float32) / self.data_share
+
+    def _member_loss(
+        self, out: Filtered, action: Tensor, weights: Weights, share: Tensor
+    ) -> Tensor:
+        """One step of every member from every filtered state, against where the filter went."""
+        state = State(*(x[:, :-1].flatten(0, 1).detach() for x in out.state))
+        arrived = type(out.posterior)(*(x[:, 1:].flatten(0, 1).detach() for x in out.posterior))
+        action = action[:, 1:].flatten(0, 1)
+        deter, prior = self.transition(weights)(state, action)
+        error = (deter - out.state.deter[:, 1:].flatten(0, 1).detach()) / DETER_STD
+        loss = arrived.kl(prior) + 0.5 * error.square().sum(-1)
+        return (loss * share[..., 1:].flatten(1)).mean()
+
+    def _balanced_kl(self, posterior: Latent, prior: Latent) -> Tensor:
+        towards_posterior = posterior.detach().kl(prior).mean().clamp_min(self.free_nats)
+        towards_prior = posterior.kl(prior.detach()).mean().clamp_min(self.free_nats)
+        return self.kl_mix * towards_posterior + (1 - self.kl_mix) * towards_prior

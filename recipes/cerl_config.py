@@ -1,0 +1,203 @@
+"""Hyper-parameters of CERL and its ablations, their presets, and the command line."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Every setting of a run. Costs and budgets are per episode of environment steps."""
+
+    preset: Literal["cpu", "paper"] = "cpu"
+    """Where the defaults come from: `cpu` learns in minutes, `paper` has the published sizes."""
+    smoke: bool = False
+    """Tiny sizes, to see in a minute that everything works."""
+    task: str = "SafetyHalfCheetahVelocity-v1"
+    """Safety-Gymnasium task."""
+    seed: int = 0
+    """Seed of everything random."""
+    out: Path | None = None
+    """The run's folder; runs/<recipe>/<task>/seed<k>-<time> by default."""
+    resume: Path | None = None
+    """Go on with the run in this folder from its last checkpoint."""
+
+    steps: int = 100_000
+    """Environment steps, prefill included."""
+    action_repeat: int = 2
+    """Environment steps for each action."""
+    episode_budget: float = 25.0
+    """Expected cost allowed per episode."""
+    prefill_scales: tuple[float, ...] = (0.25, 0.5, 1.0, 1.0, 1.0)
+    """Exploration scale of each prefill episode; held back from the first cost on."""
+    guard_share: float = 0.5
+    """Share of its budget that an episode may spend before the base policy takes over; 0: no guard."""
+    budget_share: float = 0.5
+    """Share of the budget that the policy is optimised for; the rest is margin."""
+    evaluation_episodes: int = 10
+    """Episodes of the final evaluation: mean action, no guard."""
+
+    members: int = 5
+    """Posterior samples K."""
+    prior_scale: float = 0.5
+    """Standard deviation of the transition weights' prior, in units of 1 / sqrt(fan_in)."""
+    cost_prior_scale: float = 1.0
+    """Weight of the cost heads' randomised prior functions."""
+    deter: int = 128
+    """Size of the recurrent state."""
+    stoch: int = 16
+    """Size of the stochastic state."""
+    hidden: int = 128
+    """Width of hidden layers."""
+    free_nats: float = 1.0
+    """KL below which the latent is free."""
+    kl_mix: float = 0.8
+    """Share of the KL's gradient that trains the prior."""
+    batch_size: int = 16
+    """Sequences per model update."""
+    seq_len: int = 32
+    """Length of a training sequence, in agent steps."""
+    recent_fraction: float = 0.4
+    """Share of each batch drawn from the recent episodes."""
+    recent_episodes: int = 5
+    """How many episodes count as recent."""
+    model_learning_rate: float = 6e-4
+    """Adam's rate for the world model."""
+    prefill_updates: int = 300
+    """Model updates after the prefill."""
+    updates_per_episode: int = 40
+    """Model updates, and as many policy updates, after each episode."""
+
+    horizon: int = 12
+    """Imagined agent steps."""
+    imagination_batch: int = 32
+    """Start states of a policy update; each is imagined under every member."""
+    discount: float = 0.99
+    """Of rewards, per agent step."""
+    cost_discount: float = 0.99
+    """Of costs, per agent step."""
+    lambda_: float = 0.95
+    """Weight of the longer returns."""
+    entropy: float = 1e-3
+    """Weight of the policy's entropy in the objective."""
+    critic_learning_rate: float = 1e-3
+    """Adam's rate for the critics."""
+    target_rate: float = 0.1
+    """Step of the slow critics towards the trained ones."""
+
+    actor_learning_rate: float = 4e-4
+    """Adam's rate for the policy."""
+    eta: float = 0.1
+    """Initial weight of the log barrier."""
+    eta_decay: float = 0.9995
+    """Factor on eta per feasible step."""
+    eta_min: float = 0.01
+    """eta does not decay below this."""
+    constraint_smoothness: float = 100.0
+    """Smoothness of the cost return (in budgets) in the step-size rule."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "action_repeat", "members", "horizon", "batch_size", "seq_len"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        _require(self, "episode_budget", 0 < self.episode_budget < math.inf, "above 0")
+        _require(self, "guard_share", 0 <= self.guard_share <= 1, "from 0 (no guard) to 1")
+        _require(self, "budget_share", self.budget_share > 0, "above 0")
+        _require(self, "prefill_scales", len(self.prefill_scales) >= 1, "at least one scale")
+        _require(
+            self,
+            "horizon",
+            self.horizon < self.seq_len,
+            f"below seq_len={self.seq_len}, the length on which the dynamics are trained",
+        )
+        for name in ("discount", "cost_discount"):
+            _require(self, name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
+
+
+SMOKE: dict[str, Any] = dict(
+    steps=4000,
+    prefill_scales=(0.5, 1.0),
+    prefill_updates=5,
+    updates_per_episode=3,
+    evaluation_episodes=1,
+    deter=16,
+    stoch=4,
+    hidden=16,
+    members=2,
+    batch_size=4,
+    seq_len=12,
+    horizon=5,
+    imagination_batch=8,
+)
+PAPER: dict[str, Any] = dict(
+    steps=1_000_000,
+    guard_share=0.0,
+    budget_share=1.0,
+    deter=200,
+    stoch=60,
+    hidden=200,
+    batch_size=16,
+    seq_len=50,
+    recent_fraction=0.0,
+    model_learning_rate=3e-4,
+    actor_learning_rate=8e-5,
+    critic_learning_rate=8e-5,
+    updates_per_episode=100,
+    horizon=15,
+    eta_decay=1 / (1 + 8e-6),
+    eta_min=0.0,
+    constraint_smoothness=1.2e4,
+)
+PRESETS: dict[str, dict[str, Any]] = {"cpu": {}, "paper": PAPER}
+
+
+def parse(recipe: str, arguments: list[str]) -> Config:
+    """The configuration of a command line: preset, then `--smoke`, then each flag.
+
+    With `--resume` the stored configuration takes the preset's place, and a flag that differs
+    from it is an error.
+    """
+    chosen = _value(arguments, "--resume")
+    if chosen is not None:
+        run = RunFolder.open(Path(chosen), recipe)
+        stored = _from_json(run.read_config())
+        config = tyro.cli(Config, args=arguments, default=stored)
+        run.check_config(to_json(config))
+        return dataclasses.replace(config, out=run.path)
+    preset = _value(arguments, "--preset") or "cpu"
+    settings = {"preset": preset} | PRESETS.get(preset, {})
+    if "--smoke" in arguments:
+        settings |= SMOKE
+    if preset not in PRESETS:  # tyro's own message names the choices
+        settings = {}
+    return tyro.cli(Config, args=arguments, default=Config(**settings))
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """Plain values of every field."""
+    fields = dataclasses.asdict(config)
+    return {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}
+
+
+def _from_json(stored: dict[str, Any]) -> Config:
+    names = {field.name for field in dataclasses.fields(Config)} - {"out", "resume"}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in names}
+    return Config(**values)
+
+
+def _value(arguments: list[str], flag: str) -> str | None:
+    for position, argument in enumerate(arguments):
+        if argument == flag and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.removeprefix(f"{flag}=")
+    return None
+
+
+def _require(config: Config, name: str, holds: bool, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"{name}: got {getattr(config, name)}; allowed: {allowed}.")

@@ -1,0 +1,346 @@
+"""CERL: Safe Exploration Using Bayesian World Models and Log-Barrier Optimization.
+
+Wires the blocks into the method of arXiv 2405.05890 and trains it on a Safety-Gymnasium task:
+
+    python recipes/cerl_full.py --task SafetyHalfCheetahVelocity-v1 --seed 0
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from cerl_config import Config
+from torch import Tensor, nn
+from training import run
+
+from blocks import (
+    LBSGD,
+    RSSM,
+    Actor,
+    CostHead,
+    Critic,
+    EnsemblePosterior,
+    Normalizer,
+    RewardHead,
+    SequenceReplay,
+    State,
+    VectorDecoder,
+    VectorEncoder,
+    WorldModel,
+    discounted_budget,
+    imagine,
+    lambda_returns,
+    worst_case,
+)
+from blocks.environments import SafetyEnvironment
+from blocks.types import Weights
+
+
+def lbsgd(actor: Actor, config: Config) -> LBSGD:
+    return LBSGD(
+        actor.parameters(),
+        eta=config.eta,
+        eta_decay=config.eta_decay,
+        eta_min=config.eta_min,
+        objective_smoothness=0.0,
+        constraint_smoothness=config.constraint_smoothness,
+        direction="adam",
+        learning_rate=config.actor_learning_rate,
+        recovery_learning_rate=config.actor_learning_rate,
+    )
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks that ablations exchange."""
+
+    aggregate: Callable[[Tensor], Tensor] = worst_case
+    optimizer: Callable[[Actor, Config], Any] = lbsgd
+    family: str = "particles"
+
+
+CERL_BLOCKS = Blocks()
+
+
+class CERL:
+    """The agent: acts, learns its world model, learns its policy."""
+
+    STATEFUL = (
+        "model", "actor", "critic", "cost_critic", "optimizer", "model_optimizer", "critic_optimizer", "replay",
+    )  # fmt: skip
+
+    def __init__(
+        self, config: Config, environment: SafetyEnvironment, blocks: Blocks = CERL_BLOCKS
+    ) -> None:
+        c, self.config, self.blocks = config, config, blocks
+        observation, action = (
+            environment.observation_space.shape[0],
+            environment.action_space.shape[0],
+        )
+        torch.manual_seed(c.seed)  # of the initial weights; all later noise is from the generator
+        self.generator = torch.Generator().manual_seed(c.seed)
+        self.replay = SequenceReplay(
+            c.steps // c.action_repeat + 2000,
+            observation_shape=(observation,),
+            action=action,
+            seed=c.seed,
+        )
+        feat = c.deter + c.stoch
+        encoder = VectorEncoder(observation, embed=c.hidden, hidden=c.hidden)
+        self.model = WorldModel(
+            normalizer=Normalizer(observation),
+            encoder=encoder,
+            rssm=RSSM(
+                embed=encoder.embed, action=action, deter=c.deter, stoch=c.stoch, hidden=c.hidden
+            ),
+            decoder=VectorDecoder(feat, observation, hidden=c.hidden),
+            reward_head=RewardHead(feat, hidden=c.hidden),
+            cost_head=CostHead(feat, prior_scale=c.cost_prior_scale),
+            parameter_posterior=partial(
+                EnsemblePosterior,
+                members=c.members,
+                family=blocks.family,
+                prior_scale=c.prior_scale,
+                prior_std={f"cost.{name}": std for name, std in CostHead.prior_std(feat).items()},
+            ),
+            free_nats=c.free_nats,
+            kl_mix=c.kl_mix,
+        )
+        self.actor = Actor(feat, action, hidden=c.hidden)
+        self.budget = discounted_budget(
+            c.episode_budget, environment.episode_length, c.cost_discount, c.action_repeat
+        )
+        critic = partial(
+            Critic, feat, members=c.members, hidden=c.hidden, target_rate=c.target_rate
+        )
+        self.critic, self.cost_critic = critic(unit=1 / (1 - c.discount)), critic(unit=self.budget)
+
+        self.optimizer = blocks.optimizer(self.actor, c)
+        self.model_parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.model_optimizer = torch.optim.Adam(
+            self.model_parameters, c.model_learning_rate, fused=True
+        )
+        critics = [p for m in (self.critic, self.cost_critic) for p in m.weights.values()]
+        self.critic_optimizer = torch.optim.Adam(critics, c.critic_learning_rate, fused=True)
+        self.return_scale = 1.0
+
+    # ---- acting ------------------------------------------------------------------------------
+
+    def start_episode(self) -> None:
+        """Begin to filter a new episode."""
+        self.belief = self.model.rssm.initial(1)
+        self.last_action = torch.zeros(1, self.actor.action)
+
+    @torch.no_grad()
+    def act(self, observation: np.ndarray, scale: float) -> np.ndarray:
+        """Filter one observation and choose an action; ``scale`` 0 gives the mean action."""
+        rssm = self.model.rssm
+        embed = self.model.embed(torch.from_numpy(observation).unsqueeze(0))
+        deter, _ = rssm.transition(self.belief, self.last_action)
+        posterior = rssm.posterior(deter, embed)
+        self.belief = State(
+            deter, posterior.rsample(posterior.noise((1, rssm.stoch), self.generator))
+        )
+        feat = self.belief.feat
+        if scale:
+            noise = torch.randn(1, self.actor.action, generator=self.generator)
+            action = self.actor.sample(feat, noise, scale=scale).action
+        else:
+            action = self.actor.mode(feat)
+        self.last_action = action
+        return action[0].numpy()
+
+    def observe(
+        self,
+        observation: Any,
+        action: Any,
+        reward: float,
+        cost: float,
+        *,
+        is_first: bool,
+        terminated: bool,
+    ) -> None:
+        """Remember what was observed, and the action, reward and cost that led to it."""
+        self.replay.add(
+            observation, action, reward=reward, cost=cost, is_first=is_first, terminated=terminated
+        )
+
+    # ---- learning ----------------------------------------------------------------------------
+
+    def begin(self) -> dict[str, float]:
+        """After the prefill: learn the model and what the first policy is worth, then improve it."""
+        self.learn_model(self.config.prefill_updates)
+        self.learn_policy(self.config.prefill_updates // 3, improve=False)
+        return self.learn()
+
+    def learn(self) -> dict[str, float]:
+        """One phase of model learning and one of policy learning; returns their metrics."""
+        model = self.learn_model(self.config.updates_per_episode)
+        policy = self.learn_policy(self.config.updates_per_episode)
+        return model | policy | self.disagreement()
+
+    def learn_model(self, updates: int) -> dict[str, float]:
+        """Fit the Bayesian world model to the replay."""
+        c = self.config
+        self.model.normalizer.fit(self.replay.observations)
+        for _ in range(updates):
+            data = self.replay.sample(
+                c.batch_size,
+                c.seq_len,
+                recent_episodes=c.recent_episodes,
+                recent_fraction=c.recent_fraction,
+            )
+            loss = self.model.loss(data, data_size=len(self.replay), generator=self.generator)
+            self.model_optimizer.zero_grad()
+            loss.total.backward()
+            nn.utils.clip_grad_norm_(self.model_parameters, 100.0)
+            self.model_optimizer.step()
+        return {f"model_{name}": float(value.detach()) for name, value in loss._asdict().items()}
+
+    def learn_policy(self, updates: int, *, improve: bool = True) -> dict[str, float]:
+        """Improve the policy on imagined rollouts, inside the pessimistic safe set."""
+        c = self.config
+        weights = self.weights()
+        transition, starts = self.model.transition(weights), self.start_states()
+        metrics: list[dict[str, float]] = []
+        for _ in range(updates):
+            index = torch.randint(
+                len(starts.deter), (c.imagination_batch,), generator=self.generator
+            )
+            start = State(*(x[index].expand(c.members, -1, -1) for x in starts))
+            imagined = imagine(
+                transition,
+                self.actor.sample,
+                start,
+                c.horizon,
+                action_size=self.actor.action,
+                generator=self.generator,
+            )
+            feat = imagined.state.feat
+            reward, cost = self.model.reward(feat[:, 1:]), self.model.cost(feat[:, 1:], weights)
+            returns = self.returns(reward, self.critic, feat, c.discount)
+            cost_returns = self.returns(cost, self.cost_critic, feat, c.cost_discount)
+            if improve:
+                # Jc of each member in units of the budget; the whole policy's, then the worst.
+                member_costs = cost_returns.mean((1, 2)) / self.budget
+                entropy = -imagined.log_prob.mean()
+                objective = returns.mean() / self.scale(returns) + c.entropy * entropy
+                step = self.optimizer.step(
+                    objective, self.blocks.aggregate(member_costs), c.budget_share
+                )
+                metrics.append(measure(step, returns, member_costs, entropy))
+            self.learn_critics(feat[:, :-1], returns, cost_returns)
+        return {
+            name: sum(m[name] for m in metrics) / updates
+            for name in (metrics[0] if metrics else ())
+        }
+
+    def learn_critics(self, feat: Tensor, returns: Tensor, cost_returns: Tensor) -> None:
+        loss = self.critic.loss(feat, returns) + self.cost_critic.loss(feat, cost_returns)
+        self.critic_optimizer.zero_grad()
+        loss.backward()
+        self.critic_optimizer.step()
+        self.critic.update_target()
+        self.cost_critic.update_target()
+
+    def weights(self) -> Weights:
+        """Posterior samples of the transition and the cost head, one for each member."""
+        return {
+            name: value.detach() for name, value in self.model.parameter_posterior.sample().items()
+        }
+
+    @torch.no_grad()
+    def start_states(self) -> State:
+        """Filtered states, most of them from the newest episodes."""
+        data = self.replay.sample(
+            48, 24, recent_episodes=self.config.recent_episodes, recent_fraction=0.75
+        )
+        state = self.model.filter(data, self.generator).state
+        burn_in = 8  # steps until the state has forgotten that it began at zero
+        return State(*(x[:, burn_in:].flatten(0, 1) for x in state))
+
+    def returns(self, signal: Tensor, critic: Critic, feat: Tensor, discount: float) -> Tensor:
+        """Lambda-returns ``[member, horizon, batch]``."""
+        values = critic.target_value(feat)
+        return lambda_returns(
+            signal.movedim(1, 0),
+            values.movedim(1, 0),
+            discount=discount,
+            lambda_=self.config.lambda_,
+        ).movedim(0, 1)
+
+    def scale(self, returns: Tensor) -> float:
+        """Running 5-95 percentile range of the returns, at least 1 (Hafner et al. 2023)."""
+        low, high = torch.quantile(returns.detach().flatten(), torch.tensor([0.05, 0.95]))
+        self.return_scale += 0.02 * (float(high - low) - self.return_scale)
+        return max(1.0, self.return_scale)
+
+    @torch.no_grad()
+    def disagreement(self) -> dict[str, float]:
+        """Members' standard deviation of the expected cost, in units of the budget's cost rate.
+
+        On states of the newest episodes, and on states far from them: where 20 steps of one
+        random extreme action lead in each member's imagination.
+        """
+        weights, members = self.weights(), self.config.members
+        starts = self.start_states()
+        near = State(*(x[:256].expand(members, -1, -1) for x in starts))
+        shape = (1, *near.deter.shape[1:2], self.actor.action)
+        extreme = torch.randint(0, 2, shape, generator=self.generator) * 2.0 - 1
+
+        def policy(feat: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+            return extreme.expand(members, -1, -1), feat[..., 0]
+
+        imagined = imagine(
+            self.model.transition(weights),
+            policy,
+            near,
+            20,
+            action_size=self.actor.action,
+            generator=self.generator,
+        )
+        rate = self.budget * (1 - self.config.cost_discount)
+        spread = {
+            "recent": self.model.cost(near.feat, weights),
+            "far": self.model.cost(imagined.state.feat[:, -1], weights),
+        }
+        return {
+            f"disagreement_{k}": float(v.std(0, unbiased=False).mean()) / rate
+            for k, v in spread.items()
+        }
+
+    # ---- resuming ----------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the agent needs to go on as if nothing had happened."""
+        parts = {name: getattr(self, name).state_dict() for name in self.STATEFUL}
+        return parts | {"generator": self.generator.get_state(), "return_scale": self.return_scale}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        for name in self.STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
+        self.generator.set_state(state["generator"])
+        self.return_scale = state["return_scale"]
+
+
+def measure(step: Any, returns: Tensor, member_costs: Tensor, entropy: Tensor) -> dict[str, float]:
+    """Metrics of one policy update; costs and slack in units of the episode budget."""
+    costs = member_costs.detach()
+    return {
+        "objective": float(returns.detach().mean()),
+        "cost_mean": float(costs.mean()),
+        "cost_worst": float(costs.max()),
+        "pessimism": float(costs.max() - costs.mean()),
+        "slack": float(step.slack),
+        "step_size": float(step.step_size),
+        "feasible": float(step.feasible),
+        "entropy": float(entropy.detach()),
+    }
+
+
+if __name__ == "__main__":
+    run("cerl_full", CERL)

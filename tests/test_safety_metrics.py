@@ -1,0 +1,134 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blocks.safety_metrics import EpisodeRecord, safety_summary, violation_interval
+
+records = st.lists(
+    st.builds(
+        EpisodeRecord,
+        iterate=st.integers(0, 4),
+        cost=st.integers(0, 100).map(float),
+        episode_return=st.floats(-10, 10),
+        steps=st.just(1000),
+    ),
+    max_size=12,
+)
+
+
+def test_hand_counted_run() -> None:
+    episodes = [
+        EpisodeRecord(0, 0.0, -1.0, 1000),  # prefill
+        EpisodeRecord(1, 20.0, 5.0, 1000),
+        EpisodeRecord(1, 30.0, 5.0, 1000),  # over, but the iterate's mean is exactly 25
+        EpisodeRecord(2, 26.0, 9.0, 1000),  # over, and so is its iterate
+        EpisodeRecord(3, 25.0, 9.0, 1000),  # the budget itself is allowed
+    ]
+    summary = safety_summary(episodes, episode_budget=25, episode_length=1000)
+    assert summary.policy_violations == 1
+    assert summary.episode_violations == 2
+    assert summary.cost_rate == pytest.approx(101 / 5000)
+    assert summary.cost_regret == pytest.approx(5 + 1)
+    assert summary.environment_steps == 5000
+    assert summary.episodes == 5
+    assert summary.policies == 4
+    assert summary.worst_episode_cost == 30.0
+
+
+def test_an_unfinished_episode_is_held_to_its_share_of_the_budget() -> None:
+    half = [EpisodeRecord(0, 13.0, 0.0, 500)]
+    summary = safety_summary(half, episode_budget=25, episode_length=1000)
+    assert (summary.policy_violations, summary.episode_violations) == (1, 1)
+    assert summary.cost_regret == pytest.approx(0.5)
+    within = safety_summary(
+        [EpisodeRecord(0, 12.0, 0.0, 500)], episode_budget=25, episode_length=1000
+    )
+    assert (within.policy_violations, within.episode_violations) == (0, 0)
+
+
+def test_episodes_of_other_lengths_weigh_by_their_steps() -> None:
+    episodes = [EpisodeRecord(0, 0.0, 0.0, 1000), EpisodeRecord(0, 20.0, 0.0, 100)]
+    summary = safety_summary(episodes, episode_budget=25, episode_length=1000)
+    assert summary.policy_violations == 0  # 20 <= 25 + 2.5
+    assert summary.episode_violations == 1  # 20 > 2.5
+
+
+def test_no_episodes_yet() -> None:
+    assert safety_summary([], episode_budget=25, episode_length=1000) == (0, 0, 0, 0, 0, 0, 0, 0)
+
+
+@given(records, st.randoms())
+def test_order_does_not_matter_and_counts_add_up(
+    episodes: list[EpisodeRecord], random: object
+) -> None:
+    summary = safety_summary(episodes, episode_budget=25, episode_length=1000)
+    shuffled = list(episodes)
+    random.shuffle(shuffled)  # pyright: ignore[reportAttributeAccessIssue]
+    again = safety_summary(shuffled, episode_budget=25, episode_length=1000)
+    assert summary == again
+    assert summary.episode_violations == sum(e.cost > 25 for e in episodes)
+    assert summary.policy_violations <= min(summary.policies, summary.episode_violations)
+    assert (summary.cost_regret > 0) == (summary.episode_violations > 0)
+
+
+@given(records, st.floats(1, 50), st.floats(1, 50))
+def test_a_larger_budget_is_never_violated_more(
+    episodes: list[EpisodeRecord], a: float, b: float
+) -> None:
+    small = safety_summary(episodes, episode_budget=min(a, b), episode_length=1000)
+    large = safety_summary(episodes, episode_budget=max(a, b), episode_length=1000)
+    assert large.policy_violations <= small.policy_violations
+    assert large.episode_violations <= small.episode_violations
+    assert large.cost_regret <= small.cost_regret + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        (EpisodeRecord(0, -1.0, 0.0, 10), "cost"),
+        (EpisodeRecord(0, math.nan, 0.0, 10), "cost"),
+        (EpisodeRecord(0, 0.0, math.inf, 10), "episode_return"),
+        (EpisodeRecord(0, 0.0, 0.0, 0), "steps"),
+        (EpisodeRecord(0, 0.0, 0.0, 1001), "steps"),
+    ],
+)
+def test_a_wrong_episode_is_named(record: EpisodeRecord, name: str) -> None:
+    good = EpisodeRecord(0, 0.0, 0.0, 1000)
+    with pytest.raises(ValueError, match=f"^episode 1: {name} is"):
+        safety_summary([good, record], episode_budget=25, episode_length=1000)
+
+
+def test_wrong_settings_are_named() -> None:
+    with pytest.raises(ValueError, match=r"^episode_budget is"):
+        safety_summary([], episode_budget=-1, episode_length=1000)
+    with pytest.raises(ValueError, match=r"^episode_length is"):
+        safety_summary([], episode_budget=25, episode_length=0)
+
+
+@given(st.integers(1, 300), st.floats(0.5, 0.999))
+def test_interval_closed_forms_at_the_ends(trials: int, confidence: float) -> None:
+    tail = (1 - confidence) / 2
+    none, every = (violation_interval(k, trials, confidence=confidence) for k in (0, trials))
+    assert none.lower == 0.0
+    assert every.upper == 1.0
+    assert none.upper == pytest.approx(1 - tail ** (1 / trials), abs=1e-9)
+    assert every.lower == pytest.approx(tail ** (1 / trials), abs=1e-9)
+
+
+@given(st.integers(0, 60), st.integers(1, 60))
+def test_interval_agrees_with_scipy(violations: int, trials: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    violations = min(violations, trials)
+    expected = stats.binomtest(violations, trials).proportion_ci(0.95, method="exact")
+    assert violation_interval(violations, trials) == pytest.approx(
+        (expected.low, expected.high), abs=1e-9
+    )
+
+
+def test_interval_names_wrong_arguments() -> None:
+    with pytest.raises(ValueError, match=r"^violations is 3 of trials 2"):
+        violation_interval(3, 2)
+    with pytest.raises(ValueError, match=r"^confidence is"):
+        violation_interval(1, 2, confidence=1.0)
