@@ -66,63 +66,79 @@ class RewardHead(nn.Module):
 
 
 class CostHead(nn.Module):
-    """Feat -> expected cost >= 0; its weights belong under the parameter posterior.
+    """State -> expected cost >= 0 per agent step; its weights belong under the parameter posterior.
 
-    ``cost = softplus(f(feat; w) + scale * f(feat; w0))`` with a fixed random draw ``w0`` for each
-    member: a randomised prior function (Osband et al. 2018). Training cancels the prior where
-    there are data; where there are none each member keeps its own opinion, so that the worst of
-    them is high on states nobody has visited. The likelihood is Poisson, whose mean is estimated
-    consistently for any non-negative cost, counts over an action repeat included.
+    ``cost = softplus(f(feat; w)) + softplus(level + g(stoch; w))``. The first term is a small
+    network that learns what costs. The second is a Gaussian process, ``g ~ GP(0, scale^2 k)`` with
+    a squared exponential kernel, in random Fourier features (Rahimi & Recht 2007): data pull it to
+    zero cost or to the cost seen, and within a length scale from the last datum it returns to its
+    prior. There the members hold different opinions and the worst of them is high. A network
+    alone extrapolates "no cost" as far as one looks, and so do all its members.
+
+    The likelihood is Poisson, whose mean is estimated consistently for any non-negative cost,
+    counts over an action repeat included.
 
     Args:
-        feat: size of the input.
-        hidden: width of the hidden layer.
-        prior_scale: how loudly the fixed prior speaks; 0 turns it off.
+        deter, stoch: sizes of the latent state.
+        hidden: width of the network's hidden layer.
+        features: number of Fourier features.
+        length_scale: distance in ``stoch`` at which a datum still tells half of the story.
+        prior_cost: median cost per agent step where nothing is known, > 0.
+        prior_std: how far members differ about it, in e-folds of the cost.
     """
 
-    def __init__(self, feat: int, *, hidden: int = 64, prior_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        deter: int,
+        stoch: int,
+        *,
+        hidden: int = 64,
+        features: int = 256,
+        length_scale: float = 1.0,
+        prior_cost: float = 0.05,
+        prior_std: float = 2.0,
+    ) -> None:
         super().__init__()
-        if prior_scale < 0:
-            raise ValueError(f"prior_scale: got {prior_scale}; it must be at least 0.")
-        self.prior_scale = prior_scale
-        # The mean of the weights' prior, from which the members differ.
+        for name, value in (("length_scale", length_scale), ("prior_cost", prior_cost)):
+            if not value > 0:
+                raise ValueError(f"{name}: got {value}; it must be above 0.")
+        feat = deter + stoch
+        self.stoch = stoch
+        self.level = math.log(math.expm1(prior_cost))
+        self.frequency: Tensor
+        self.phase: Tensor
+        self.register_buffer("frequency", torch.randn(stoch, features) / length_scale)
+        self.register_buffer("phase", 2 * math.pi * torch.rand(features))
+        # The values are the mean of the weights' prior, from which members differ.
         self.hidden_weight = nn.Parameter(torch.zeros(feat, hidden))
         self.hidden_bias = nn.Parameter(torch.zeros(1, hidden))
         self.output_weight = nn.Parameter(torch.zeros(hidden, 1))
-        self.output_bias = nn.Parameter(torch.full((1, 1), -3.0))
-
-    @staticmethod
-    def prior_std(feat: int, hidden: int = 64) -> dict[str, float]:
-        """Prior standard deviations of the weights, wide enough to bend over the data's scale."""
-        return {
-            "hidden_weight": 2 / math.sqrt(feat),
-            "hidden_bias": 1.0,
-            "output_weight": 2 / math.sqrt(hidden),
+        self.output_bias = nn.Parameter(torch.full((1, 1), -4.0))
+        self.fourier_weight = nn.Parameter(torch.zeros(features, 1))
+        self.prior_std = {
+            "hidden_weight": 1 / math.sqrt(feat),
+            "hidden_bias": 0.5,
+            "output_weight": 1 / math.sqrt(hidden),
             "output_bias": 2.0,
+            "fourier_weight": prior_std,
         }
+        """Standard deviation of each weight's prior."""
 
     def forward(
-        self,
-        feat: Float[Tensor, "*batch feat"],
-        weights: Weights | None = None,
-        prior_weights: Weights | None = None,
+        self, feat: Float[Tensor, "*batch feat"], weights: Weights | None = None
     ) -> Float[Tensor, "*batch"]:
-        """Expected cost per agent step.
+        """Expected cost per agent step; ``feat`` is ``[batch, feat]`` or ``[member, batch, feat]``.
 
-        With stacked ``weights`` the leading axis of ``feat`` is ``member``, and exactly one more
-        axis stands between it and the features.
+        With stacked ``weights`` the result is ``[member, batch]``.
         """
-        raw = self._score(feat, dict(self.named_parameters()) if weights is None else weights)
-        if prior_weights is not None and self.prior_scale:
-            raw = raw + self.prior_scale * self._score(feat, prior_weights)
-        return F.softplus(raw)
+        w = dict(self.named_parameters()) if weights is None else weights
+        hidden = F.silu(feat @ w["hidden_weight"] + w["hidden_bias"])
+        learned = hidden @ w["output_weight"] + w["output_bias"]
+        wave = torch.cos(feat[..., -self.stoch :] @ self.frequency + self.phase)
+        unknown = (wave * math.sqrt(2 / self.phase.numel())) @ w["fourier_weight"] + self.level
+        return (F.softplus(learned) + F.softplus(unknown)).squeeze(-1)
 
     @staticmethod
     def log_prob(mean: Float[Tensor, "*batch"], cost: Tensor) -> Float[Tensor, "*batch"]:
         """Poisson log-likelihood of ``cost`` in nats, without the term free of the mean."""
         return cost * torch.log(mean + 1e-8) - mean
-
-    @staticmethod
-    def _score(feat: Tensor, weights: Weights) -> Tensor:
-        hidden = F.silu(feat @ weights["hidden_weight"] + weights["hidden_bias"])
-        return (hidden @ weights["output_weight"] + weights["output_bias"]).squeeze(-1)

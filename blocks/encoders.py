@@ -1,6 +1,7 @@
 """Observation encoders: a vector MLP and the 64x64 convolutional stack of the Dreamer line."""
 
-import torch
+from itertools import pairwise
+
 from einops import pack, unpack
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -38,13 +39,13 @@ class ImageEncoder(nn.Module):
         self.embed = 32 * depth
         sizes = [3, depth, 2 * depth, 4 * depth, 8 * depth]
         layers: list[nn.Module] = []
-        for channels_in, channels_out in zip(sizes, sizes[1:], strict=False):
+        for channels_in, channels_out in pairwise(sizes):
             layers += [nn.Conv2d(channels_in, channels_out, 4, stride=2), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Flatten())
 
     def forward(self, observation: UInt8[Tensor, "*batch 64 64 3"]) -> Tensor:
         """Encode images given as bytes."""
         flat, leading = pack([observation], "* h w c")
-        pixels = flat.permute(0, 3, 1, 2).to(self.layers[0].weight.dtype) / 255 - 0.5
+        pixels = flat.permute(0, 3, 1, 2).float() / 255 - 0.5
         (embed,) = unpack(self.layers(pixels), leading, "* embed")
-        return embed if isinstance(embed, torch.Tensor) else embed[0]
+        return embed

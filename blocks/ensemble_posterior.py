@@ -104,7 +104,8 @@ class EnsemblePosterior(nn.Module):
         data = {name: self._offsets[self._key(name)][:count] for name in self._names}
         trace = poutine.trace(poutine.condition(self.model, data=data)).get_trace(count)
         trace.compute_log_prob()
-        sites = [trace.nodes[name]["log_prob"] - self._log_mode(name) for name in self._names]
+        nodes = cast(dict[str, dict[str, Tensor]], trace.nodes)
+        sites = [nodes[name]["log_prob"] - self._log_mode(name) for name in self._names]
         return torch.stack(sites).sum(0)
 
     def model(self, members: int) -> Weights:
@@ -124,6 +125,11 @@ class EnsemblePosterior(nn.Module):
                 )
                 for name, anchor in self.anchors(members).items()
             }
+
+    def parameters_below(self, prefix: str) -> list[nn.Parameter]:
+        """The particles of the sites below ``prefix.``, for an optimiser's parameter group."""
+        start = self._key(f"{prefix}.")
+        return [offset for key, offset in self._offsets.items() if key.startswith(start)]
 
     def spread(self) -> float:
         """Root mean square distance of the particles from their mean, in prior deviations."""

@@ -40,7 +40,8 @@ def imagine(
 
     Args:
         transition: ``(state, action) -> (deter, prior)`` under stacked weights.
-        policy: ``(feat, noise) -> (action, log_prob)``; noise is standard normal ``[batch, action]``.
+        policy: ``(feat, noise) -> (action, log_prob)``; the noise is standard normal,
+            ``[batch, action]``.
         start: start states ``[member, batch, ...]``.
         horizon: number of steps H >= 1.
         action_size: size of the action.

@@ -1,11 +1,11 @@
 """Distributions of the stochastic latent: diagonal Gaussian (default) and categorical.
 
-Both are NamedTuples of plain tensors with the same four members, so that an RSSM takes either:
-``size`` of the statistics, ``from_statistics``, ``rsample(noise)`` and ``kl(other)``. The noise is
-handed in, which makes common random numbers across ensemble members a matter of broadcasting.
+Both are NamedTuples of plain tensors with the methods of ``Latent``, so that an RSSM takes either.
+The noise is handed in, which makes common random numbers across members a matter of broadcasting.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -46,9 +46,9 @@ class Gaussian(NamedTuple):
         """The most likely latent."""
         return self.mean
 
-    def detach(self) -> "Gaussian":
-        """The same distribution without its history."""
-        return Gaussian(self.mean.detach(), self.std.detach())
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Gaussian":
+        """The distribution with ``function`` applied to its statistics: detach, reshape, index."""
+        return Gaussian(function(self.mean), function(self.std))
 
     def kl(self, other: "Gaussian") -> Float[Tensor, "*batch"]:
         """``KL(self || other)`` in nats, summed over latent dimensions, in closed form."""
@@ -103,13 +103,25 @@ class Categorical(NamedTuple):
         one_hot = F.one_hot(self.logits.argmax(-1), self.CLASSES).to(self.logits.dtype)
         return rearrange(one_hot, "... g c -> ... (g c)")
 
-    def detach(self) -> "Categorical":
-        """The same distribution without its history."""
-        return Categorical(self.logits.detach())
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Categorical":
+        """The distribution with ``function`` applied to its statistics: detach, reshape, index."""
+        return Categorical(function(self.logits))
 
     def kl(self, other: "Categorical") -> Float[Tensor, "*batch"]:
         """``KL(self || other)`` in nats, summed over the categoricals."""
         return (self.logits.exp() * (self.logits - other.logits)).sum((-2, -1))
 
 
-Latent = Gaussian | Categorical
+class Latent(Protocol):
+    """What an RSSM asks of a latent distribution."""
+
+    @staticmethod
+    def statistics_size(stoch: int) -> int: ...
+    @classmethod
+    def from_statistics(cls, statistics: Tensor) -> Self: ...
+    @staticmethod
+    def noise(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor: ...
+    def rsample(self, noise: Tensor) -> Tensor: ...
+    def mode(self) -> Tensor: ...
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self: ...
+    def kl(self, other: Any) -> Tensor: ...

@@ -84,14 +84,14 @@ class RSSM(nn.Module):
         deter: int = 200,
         stoch: int = 60,
         hidden: int = 200,
-        latent: type[Gaussian] | type = Gaussian,
+        latent: type[Latent] = Gaussian,
     ) -> None:
         super().__init__()
-        for name, size in dict(
-            embed=embed, action=action, deter=deter, stoch=stoch, hidden=hidden
-        ).items():
-            if size < 1:
-                raise ValueError(f"{name}: got {size}; a layer needs at least 1 unit.")
+        if min(embed, action, deter, stoch, hidden) < 1:
+            raise ValueError(
+                f"sizes: got embed={embed}, action={action}, deter={deter}, stoch={stoch}, "
+                f"hidden={hidden}; each must be at least 1."
+            )
         self.deter, self.stoch, self.latent = deter, stoch, latent
         statistics = latent.statistics_size(stoch)
         self.dynamics = Transition(action, deter, stoch, hidden, statistics)

@@ -50,8 +50,8 @@ class Transitions(NamedTuple):
     """A batch of sequences from the replay, ``[*batch, time, ...]``.
 
     Row t holds an observation and what happened on the way to it: the action that led there, the
-    reward and cost received on arrival. At ``is_first`` these three are zero. ``row`` counts the rows
-    since the first ever stored: it is what a member's share of the data is drawn by.
+    reward and cost received on arrival. At ``is_first`` these three are zero. ``row`` counts the
+    rows since the first ever stored: it is what a member's share of the data is drawn by.
     """
 
     observation: Tensor

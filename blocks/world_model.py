@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from blocks.decoders import CostHead, RewardHead
+from blocks.decoders import CostHead, GaussianHead, RewardHead
 from blocks.ensemble_posterior import EnsemblePosterior, select
 from blocks.latents import Latent
+from blocks.normalizer import Normalizer
 from blocks.rssm import RSSM, Filtered
 from blocks.types import State, Transitions, Weights
-
 
 DETER_STD = 0.1
 """Noise with which a member's ``deter`` is taken to match the filter's; ``deter`` is in [-1, 1]."""
@@ -39,12 +39,12 @@ class WorldModel(nn.Module):
     The filter (encoder, the RSSM's own recurrence, posterior head) and the decoders are shared and
     maximise the ELBO (Hafner et al. 2019, equation 3). Each member k is a whole transition and cost
     head, drawn from the parameter posterior given its own share of the filtered transitions:
-    ``-log p(w_k) / data_size + KL(q || p_{w_k}) - log N(deter'; f_{w_k}, 0.1^2) - log p(c | s; w_k)``.
+    ``-log p(w_k) / data_size + KL(q || p_{w_k}) - log N(deter'; f_{w_k}, 0.1^2) - log p(c; w_k)``.
     All members thus speak of the same latent states, may start from the same ones, and differ where
     their data do not tell them what to say.
 
     Args:
-        normalizer: observation -> normalised observation (``nn.Identity`` for images).
+        normalizer: observation -> normalised observation.
         encoder: normalised observation -> embed.
         rssm: the core; its ``dynamics`` is the template (and prior mean) of the transition sites.
         decoder: feat -> observation, with ``log_prob(feat, normalised observation)``.
@@ -59,10 +59,10 @@ class WorldModel(nn.Module):
     def __init__(
         self,
         *,
-        normalizer: nn.Module,
+        normalizer: Normalizer,
         encoder: nn.Module,
         rssm: RSSM,
-        decoder: nn.Module,
+        decoder: GaussianHead,
         reward_head: RewardHead,
         cost_head: CostHead,
         parameter_posterior: Callable[[nn.Module], EnsemblePosterior] = EnsemblePosterior,
@@ -113,12 +113,8 @@ class WorldModel(nn.Module):
         ``[batch, feat]``.
         """
         stacked = select(weights, "cost")
-        members = next(iter(stacked.values())).shape[0]
-        prior = None
-        if self.parameter_posterior.family != "point":
-            prior = select(self.parameter_posterior.anchors(members), "cost")
         flat = feat if feat.dim() == 2 else feat.flatten(1, -2)
-        cost = self.cost_head(flat, stacked, prior)
+        cost = self.cost_head(flat, stacked)
         return cost if feat.dim() == 2 else cost.view(feat.shape[:-1])
 
     def reward(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch"]:
@@ -169,7 +165,7 @@ class WorldModel(nn.Module):
     ) -> Tensor:
         """One step of every member from every filtered state, against where the filter went."""
         state = State(*(x[:, :-1].flatten(0, 1).detach() for x in out.state))
-        arrived = type(out.posterior)(*(x[:, 1:].flatten(0, 1).detach() for x in out.posterior))
+        arrived = out.posterior.map(lambda x: x[:, 1:].flatten(0, 1).detach())
         action = action[:, 1:].flatten(0, 1)
         deter, prior = self.transition(weights)(state, action)
         error = (deter - out.state.deter[:, 1:].flatten(0, 1).detach()) / DETER_STD
@@ -177,6 +173,6 @@ class WorldModel(nn.Module):
         return (loss * share[..., 1:].flatten(1)).mean()
 
     def _balanced_kl(self, posterior: Latent, prior: Latent) -> Tensor:
-        towards_posterior = posterior.detach().kl(prior).mean().clamp_min(self.free_nats)
-        towards_prior = posterior.kl(prior.detach()).mean().clamp_min(self.free_nats)
+        towards_posterior = posterior.map(Tensor.detach).kl(prior).mean().clamp_min(self.free_nats)
+        towards_prior = posterior.kl(prior.map(Tensor.detach)).mean().clamp_min(self.free_nats)
         return self.kl_mix * towards_posterior + (1 - self.kl_mix) * towards_prior

@@ -36,8 +36,8 @@ class Config:
     prefill_scales: tuple[float, ...] = (0.25, 0.5, 1.0, 1.0, 1.0)
     """Exploration scale of each prefill episode; held back from the first cost on."""
     guard_share: float = 0.5
-    """Share of its budget that an episode may spend before the base policy takes over; 0: no guard."""
-    budget_share: float = 0.5
+    """Share of its budget an episode may spend before the base policy takes over; 0: no guard."""
+    budget_share: float = 0.6
     """Share of the budget that the policy is optimised for; the rest is margin."""
     evaluation_episodes: int = 10
     """Episodes of the final evaluation: mean action, no guard."""
@@ -46,8 +46,14 @@ class Config:
     """Posterior samples K."""
     prior_scale: float = 0.5
     """Standard deviation of the transition weights' prior, in units of 1 / sqrt(fan_in)."""
-    cost_prior_scale: float = 1.0
-    """Weight of the cost heads' randomised prior functions."""
+    cost_prior: float = 1.0
+    """Median cost where nothing is known, in units of the budget's cost rate."""
+    cost_prior_std: float = 2.0
+    """How far members differ about it, in e-folds."""
+    cost_length_scale: float = 1.5
+    """Distance in the stochastic state over which a cost generalises."""
+    cost_learning_rate: float = 3e-3
+    """Adam's rate for the cost heads."""
     deter: int = 128
     """Size of the recurrent state."""
     stoch: int = 16
@@ -98,7 +104,7 @@ class Config:
     """Factor on eta per feasible step."""
     eta_min: float = 0.01
     """eta does not decay below this."""
-    constraint_smoothness: float = 100.0
+    constraint_smoothness: float = 300.0
     """Smoothness of the cost return (in budgets) in the step-size rule."""
 
     def __post_init__(self) -> None:
@@ -118,45 +124,45 @@ class Config:
             _require(self, name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
 
 
-SMOKE: dict[str, Any] = dict(
-    steps=4000,
-    prefill_scales=(0.5, 1.0),
-    prefill_updates=5,
-    updates_per_episode=3,
-    evaluation_episodes=1,
-    deter=16,
-    stoch=4,
-    hidden=16,
-    members=2,
-    batch_size=4,
-    seq_len=12,
-    horizon=5,
-    imagination_batch=8,
-)
-PAPER: dict[str, Any] = dict(
-    steps=1_000_000,
-    guard_share=0.0,
-    budget_share=1.0,
-    deter=200,
-    stoch=60,
-    hidden=200,
-    batch_size=16,
-    seq_len=50,
-    recent_fraction=0.0,
-    model_learning_rate=3e-4,
-    actor_learning_rate=8e-5,
-    critic_learning_rate=8e-5,
-    updates_per_episode=100,
-    horizon=15,
-    eta_decay=1 / (1 + 8e-6),
-    eta_min=0.0,
-    constraint_smoothness=1.2e4,
-)
+SMOKE: dict[str, Any] = {
+    "steps": 4000,
+    "prefill_scales": (0.5, 1.0),
+    "prefill_updates": 5,
+    "updates_per_episode": 3,
+    "evaluation_episodes": 1,
+    "deter": 16,
+    "stoch": 4,
+    "hidden": 16,
+    "members": 2,
+    "batch_size": 4,
+    "seq_len": 12,
+    "horizon": 5,
+    "imagination_batch": 8,
+}
+PAPER: dict[str, Any] = {
+    "steps": 1_000_000,
+    "guard_share": 0.0,
+    "budget_share": 1.0,
+    "deter": 200,
+    "stoch": 60,
+    "hidden": 200,
+    "batch_size": 16,
+    "seq_len": 50,
+    "recent_fraction": 0.0,
+    "model_learning_rate": 3e-4,
+    "actor_learning_rate": 8e-5,
+    "critic_learning_rate": 8e-5,
+    "updates_per_episode": 100,
+    "horizon": 15,
+    "eta_decay": 1 / (1 + 8e-6),
+    "eta_min": 0.0,
+    "constraint_smoothness": 1.2e4,
+}
 PRESETS: dict[str, dict[str, Any]] = {"cpu": {}, "paper": PAPER}
 
 
-def parse(recipe: str, arguments: list[str]) -> Config:
-    """The configuration of a command line: preset, then `--smoke`, then each flag.
+def parse(recipe: str, arguments: list[str], **defaults: Any) -> Config:
+    """The configuration of a command line: preset, the recipe's defaults, `--smoke`, each flag.
 
     With `--resume` the stored configuration takes the preset's place, and a flag that differs
     from it is an error.
@@ -169,7 +175,7 @@ def parse(recipe: str, arguments: list[str]) -> Config:
         run.check_config(to_json(config))
         return dataclasses.replace(config, out=run.path)
     preset = _value(arguments, "--preset") or "cpu"
-    settings = {"preset": preset} | PRESETS.get(preset, {})
+    settings: dict[str, Any] = {"preset": preset} | PRESETS.get(preset, {}) | defaults
     if "--smoke" in arguments:
         settings |= SMOKE
     if preset not in PRESETS:  # tyro's own message names the choices
@@ -185,7 +191,9 @@ def to_json(config: Config) -> dict[str, Any]:
 
 def _from_json(stored: dict[str, Any]) -> Config:
     names = {field.name for field in dataclasses.fields(Config)} - {"out", "resume"}
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in names}
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in names
+    }
     return Config(**values)
 
 

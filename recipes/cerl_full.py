@@ -13,28 +13,23 @@ from typing import Any
 import numpy as np
 import torch
 from cerl_config import Config
+from diagnostics import average, cost_disagreement, policy_metrics
 from torch import Tensor, nn
 from training import run
+from wiring import build_world_model, sizes
 
 from blocks import (
     LBSGD,
-    RSSM,
     Actor,
-    CostHead,
     Critic,
-    EnsemblePosterior,
-    Normalizer,
-    RewardHead,
     SequenceReplay,
     State,
-    VectorDecoder,
-    VectorEncoder,
-    WorldModel,
     discounted_budget,
     imagine,
     lambda_returns,
     worst_case,
 )
+from blocks.ensemble_posterior import Family
 from blocks.environments import SafetyEnvironment
 from blocks.types import Weights
 
@@ -59,7 +54,7 @@ class Blocks:
 
     aggregate: Callable[[Tensor], Tensor] = worst_case
     optimizer: Callable[[Actor, Config], Any] = lbsgd
-    family: str = "particles"
+    family: Family = "particles"
 
 
 CERL_BLOCKS = Blocks()
@@ -69,17 +64,15 @@ class CERL:
     """The agent: acts, learns its world model, learns its policy."""
 
     STATEFUL = (
-        "model", "actor", "critic", "cost_critic", "optimizer", "model_optimizer", "critic_optimizer", "replay",
-    )  # fmt: skip
+        *("model", "actor", "critic", "cost_critic", "replay"),
+        *("model_optimizer", "critic_optimizer", "optimizer"),
+    )
 
     def __init__(
         self, config: Config, environment: SafetyEnvironment, blocks: Blocks = CERL_BLOCKS
     ) -> None:
         c, self.config, self.blocks = config, config, blocks
-        observation, action = (
-            environment.observation_space.shape[0],
-            environment.action_space.shape[0],
-        )
+        observation, action = sizes(environment)
         torch.manual_seed(c.seed)  # of the initial weights; all later noise is from the generator
         self.generator = torch.Generator().manual_seed(c.seed)
         self.replay = SequenceReplay(
@@ -88,27 +81,8 @@ class CERL:
             action=action,
             seed=c.seed,
         )
+        self.model = build_world_model(c, environment, blocks.family)
         feat = c.deter + c.stoch
-        encoder = VectorEncoder(observation, embed=c.hidden, hidden=c.hidden)
-        self.model = WorldModel(
-            normalizer=Normalizer(observation),
-            encoder=encoder,
-            rssm=RSSM(
-                embed=encoder.embed, action=action, deter=c.deter, stoch=c.stoch, hidden=c.hidden
-            ),
-            decoder=VectorDecoder(feat, observation, hidden=c.hidden),
-            reward_head=RewardHead(feat, hidden=c.hidden),
-            cost_head=CostHead(feat, prior_scale=c.cost_prior_scale),
-            parameter_posterior=partial(
-                EnsemblePosterior,
-                members=c.members,
-                family=blocks.family,
-                prior_scale=c.prior_scale,
-                prior_std={f"cost.{name}": std for name, std in CostHead.prior_std(feat).items()},
-            ),
-            free_nats=c.free_nats,
-            kl_mix=c.kl_mix,
-        )
         self.actor = Actor(feat, action, hidden=c.hidden)
         self.budget = discounted_budget(
             c.episode_budget, environment.episode_length, c.cost_discount, c.action_repeat
@@ -120,8 +94,14 @@ class CERL:
 
         self.optimizer = blocks.optimizer(self.actor, c)
         self.model_parameters = [p for p in self.model.parameters() if p.requires_grad]
+        cost = set(self.model.parameter_posterior.parameters_below("cost"))
         self.model_optimizer = torch.optim.Adam(
-            self.model_parameters, c.model_learning_rate, fused=True
+            [
+                {"params": [p for p in self.model_parameters if p not in cost]},
+                {"params": list(cost), "lr": c.cost_learning_rate},
+            ],
+            c.model_learning_rate,
+            fused=True,
         )
         critics = [p for m in (self.critic, self.cost_critic) for p in m.weights.values()]
         self.critic_optimizer = torch.optim.Adam(critics, c.critic_learning_rate, fused=True)
@@ -171,7 +151,7 @@ class CERL:
     # ---- learning ----------------------------------------------------------------------------
 
     def begin(self) -> dict[str, float]:
-        """After the prefill: learn the model and what the first policy is worth, then improve it."""
+        """After the prefill: learn the model and the first policy's values, then improve it."""
         self.learn_model(self.config.prefill_updates)
         self.learn_policy(self.config.prefill_updates // 3, improve=False)
         return self.learn()
@@ -180,12 +160,18 @@ class CERL:
         """One phase of model learning and one of policy learning; returns their metrics."""
         model = self.learn_model(self.config.updates_per_episode)
         policy = self.learn_policy(self.config.updates_per_episode)
-        return model | policy | self.disagreement()
+        recent = State(*(x[:256] for x in self.start_states()))
+        rate = self.budget * (1 - self.config.cost_discount)
+        spread = cost_disagreement(
+            self.model, self.weights(), recent, self.actor.action, rate, self.generator
+        )
+        return model | policy | spread
 
     def learn_model(self, updates: int) -> dict[str, float]:
         """Fit the Bayesian world model to the replay."""
         c = self.config
         self.model.normalizer.fit(self.replay.observations)
+        losses: list[dict[str, float]] = []
         for _ in range(updates):
             data = self.replay.sample(
                 c.batch_size,
@@ -198,7 +184,10 @@ class CERL:
             loss.total.backward()
             nn.utils.clip_grad_norm_(self.model_parameters, 100.0)
             self.model_optimizer.step()
-        return {f"model_{name}": float(value.detach()) for name, value in loss._asdict().items()}
+            losses.append(
+                {f"model_{name}": float(value.detach()) for name, value in loss._asdict().items()}
+            )
+        return average(losses)
 
     def learn_policy(self, updates: int, *, improve: bool = True) -> dict[str, float]:
         """Improve the policy on imagined rollouts, inside the pessimistic safe set."""
@@ -231,12 +220,9 @@ class CERL:
                 step = self.optimizer.step(
                     objective, self.blocks.aggregate(member_costs), c.budget_share
                 )
-                metrics.append(measure(step, returns, member_costs, entropy))
+                metrics.append(policy_metrics(step, returns, member_costs, entropy))
             self.learn_critics(feat[:, :-1], returns, cost_returns)
-        return {
-            name: sum(m[name] for m in metrics) / updates
-            for name in (metrics[0] if metrics else ())
-        }
+        return average(metrics)
 
     def learn_critics(self, feat: Tensor, returns: Tensor, cost_returns: Tensor) -> None:
         loss = self.critic.loss(feat, returns) + self.cost_critic.loss(feat, cost_returns)
@@ -278,40 +264,6 @@ class CERL:
         self.return_scale += 0.02 * (float(high - low) - self.return_scale)
         return max(1.0, self.return_scale)
 
-    @torch.no_grad()
-    def disagreement(self) -> dict[str, float]:
-        """Members' standard deviation of the expected cost, in units of the budget's cost rate.
-
-        On states of the newest episodes, and on states far from them: where 20 steps of one
-        random extreme action lead in each member's imagination.
-        """
-        weights, members = self.weights(), self.config.members
-        starts = self.start_states()
-        near = State(*(x[:256].expand(members, -1, -1) for x in starts))
-        shape = (1, *near.deter.shape[1:2], self.actor.action)
-        extreme = torch.randint(0, 2, shape, generator=self.generator) * 2.0 - 1
-
-        def policy(feat: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-            return extreme.expand(members, -1, -1), feat[..., 0]
-
-        imagined = imagine(
-            self.model.transition(weights),
-            policy,
-            near,
-            20,
-            action_size=self.actor.action,
-            generator=self.generator,
-        )
-        rate = self.budget * (1 - self.config.cost_discount)
-        spread = {
-            "recent": self.model.cost(near.feat, weights),
-            "far": self.model.cost(imagined.state.feat[:, -1], weights),
-        }
-        return {
-            f"disagreement_{k}": float(v.std(0, unbiased=False).mean()) / rate
-            for k, v in spread.items()
-        }
-
     # ---- resuming ----------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -325,21 +277,6 @@ class CERL:
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
         self.return_scale = state["return_scale"]
-
-
-def measure(step: Any, returns: Tensor, member_costs: Tensor, entropy: Tensor) -> dict[str, float]:
-    """Metrics of one policy update; costs and slack in units of the episode budget."""
-    costs = member_costs.detach()
-    return {
-        "objective": float(returns.detach().mean()),
-        "cost_mean": float(costs.mean()),
-        "cost_worst": float(costs.max()),
-        "pessimism": float(costs.max() - costs.mean()),
-        "slack": float(step.slack),
-        "step_size": float(step.step_size),
-        "feasible": float(step.feasible),
-        "entropy": float(entropy.detach()),
-    }
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Every environment step counts, from the first of the prefill on. Between two pha
 learning one iterate acts for one episode; the prefill, by the first policy, is iterate 0.
 """
 
-import dataclasses
 import os
 import sys
 import time
@@ -53,12 +52,20 @@ class Episode(NamedTuple):
     frames: list[np.ndarray]
 
 
-def run(recipe: str, make_agent: Callable[[Config, SafetyEnvironment], Agent]) -> None:
-    """Entry point of a recipe: reads the command line, trains, and answers errors in one line."""
+def run(
+    recipe: str, make_agent: Callable[[Config, SafetyEnvironment], Agent], **defaults: Any
+) -> None:
+    """Entry point of a recipe: reads the command line, trains, and answers errors in one line.
+
+    Args:
+        recipe: its name; the run's folder is named after it.
+        make_agent: builds the agent for a configuration and an environment.
+        defaults: settings in which the recipe differs from ``Config``.
+    """
     torch.set_num_threads(1)  # two threads are slower than one at these sizes
     folder: Path | None = None
     try:
-        config = parse(recipe, sys.argv[1:])
+        config = parse(recipe, sys.argv[1:], **defaults)
         with closing(_open(recipe, config)) as run_folder:
             folder = run_folder.path
             train(run_folder, config, make_agent)
@@ -80,7 +87,7 @@ def train(
     config: Config,
     make_agent: Callable[[Config, SafetyEnvironment], Agent],
 ) -> dict[str, Any]:
-    """Train to ``config.steps``, evaluate, write the summary and the figures; returns the summary."""
+    """Train to ``config.steps``, evaluate, write summary and figures; returns the summary."""
     environment = _environment(config, config.seed)
     agent = make_agent(config, environment)
     guard = BudgetGuard(config.episode_budget, config.guard_share) if config.guard_share else None

@@ -1,0 +1,31 @@
+"""No safety at all: the same agent after return alone, with neither constraint nor guard.
+
+python recipes/ablation_objective_only.py --seed 0
+"""
+
+from functools import partial
+
+from cerl_config import Config
+from cerl_full import CERL, Blocks
+from training import run
+
+from blocks import Actor, PIDLagrangian
+
+
+def objective_only(actor: Actor, config: Config) -> PIDLagrangian:
+    """Adam on the objective: all gains are zero, so the multiplier stays at zero."""
+    return PIDLagrangian(
+        actor.parameters(),
+        learning_rate=config.actor_learning_rate,
+        proportional_gain=0.0,
+        integral_gain=0.0,
+        derivative_gain=0.0,
+    )
+
+
+if __name__ == "__main__":
+    run(
+        "ablation_objective_only",
+        partial(CERL, blocks=Blocks(optimizer=objective_only)),
+        guard_share=0.0,
+    )

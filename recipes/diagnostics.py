@@ -1,0 +1,70 @@
+"""What a run reports about its policy updates and about how far its members agree."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blocks import State, WorldModel, imagine
+from blocks.types import Weights
+
+FAR_STEPS = 20
+
+
+def policy_metrics(
+    step: Any, returns: Tensor, member_costs: Tensor, entropy: Tensor
+) -> dict[str, float]:
+    """Metrics of one policy update; costs and slack are in units of the episode budget."""
+    costs = member_costs.detach()
+    return {
+        "objective": float(returns.detach().mean()),
+        "cost_mean": float(costs.mean()),
+        "cost_worst": float(costs.max()),
+        "pessimism": float(costs.max() - costs.mean()),
+        "slack": float(step.slack),
+        "step_size": float(step.step_size),
+        "feasible": float(step.feasible),
+        "entropy": float(entropy.detach()),
+    }
+
+
+def average(metrics: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of each metric over the updates of a phase."""
+    names = metrics[0] if metrics else ()
+    return {name: sum(m[name] for m in metrics) / len(metrics) for name in names}
+
+
+@torch.no_grad()
+def cost_disagreement(
+    model: WorldModel,
+    weights: Weights,
+    recent: State,
+    action_size: int,
+    cost_rate: float,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """Members' standard deviation of the expected cost, in units of the budget's cost rate.
+
+    On ``recent`` states ``[batch, ...]`` and on imagined ones far from them: of the states where
+    20 steps of one random extreme action lead, the quarter that lies farthest from any recent one.
+    """
+    near = State(*(x.expand(model.members, -1, -1) for x in recent))
+    shape = (1, len(recent.deter), action_size)
+    extreme = (torch.randint(0, 2, shape, generator=generator) * 2.0 - 1).expand(
+        model.members, -1, -1
+    )
+    imagined = imagine(
+        model.transition(weights),
+        lambda feat, noise: (extreme, feat[..., 0]),
+        near,
+        FAR_STEPS,
+        action_size=action_size,
+        generator=generator,
+    ).state
+    distance = torch.cdist(imagined.stoch[:, -1], recent.stoch).amin(-1).mean(0)
+    far = imagined.feat[:, -1, distance.topk(max(1, len(distance) // 4)).indices]
+    return {
+        f"disagreement_{where}": float(model.cost(feat, weights).std(0, unbiased=False).mean())
+        / cost_rate
+        for where, feat in {"recent": near.feat, "far": far}.items()
+    }
