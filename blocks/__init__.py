@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from blocks.aggregators import mean_plus_std as mean_plus_std
     from blocks.aggregators import quantile as quantile
     from blocks.aggregators import worst_case as worst_case
+    from blocks.barrier import log_barrier as log_barrier
     from blocks.budget_guard import BudgetGuard as BudgetGuard
     from blocks.critic import Critic as Critic
     from blocks.decoders import CostHead as CostHead
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from blocks.latents import Gaussian as Gaussian
     from blocks.lbsgd import LBSGD as LBSGD
     from blocks.lbsgd import lbsgd_step_size as lbsgd_step_size
-    from blocks.log_barrier import log_barrier as log_barrier
     from blocks.normalizer import Normalizer as Normalizer
     from blocks.replay import SequenceReplay as SequenceReplay
     from blocks.returns import discounted_budget as discounted_budget
@@ -68,7 +68,7 @@ _HOME = {
     "quantile": "aggregators",
     "cvar": "aggregators",
     "mean_plus_std": "aggregators",
-    "log_barrier": "log_barrier",
+    "log_barrier": "barrier",
     "lbsgd_step_size": "lbsgd",
     "LBSGD": "lbsgd",
     "AugmentedLagrangian": "lagrangian",
@@ -84,7 +84,7 @@ __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'blocks' has no attribute {name!r}")
-    # Bound once: the aggregator `mean` and the module it lives in have different names.
+    # No module may have the name of what it holds: importing it would hide the other.
     value = getattr(import_module(f"blocks.{_HOME[name]}"), name)
     globals()[name] = value
     return value

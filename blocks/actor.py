@@ -36,7 +36,7 @@ class Actor(nn.Module):
         *,
         hidden: int = 128,
         initial_std: float = 0.5,
-        min_std: float = 0.1,
+        min_std: float = 0.05,
         max_std: float = 1.0,
     ) -> None:
         super().__init__()

@@ -126,7 +126,7 @@ class CostHead(nn.Module):
 
     def forward(
         self, feat: Float[Tensor, "*batch feat"], weights: Weights | None = None
-    ) -> Float[Tensor, "*batch"]:
+    ) -> Float[Tensor, "..."]:
         """Expected cost per agent step; ``feat`` is ``[batch, feat]`` or ``[member, batch, feat]``.
 
         With stacked ``weights`` the result is ``[member, batch]``.

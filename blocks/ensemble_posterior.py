@@ -41,7 +41,8 @@ class EnsemblePosterior(nn.Module):
         family: ``"particles"`` as above; ``"point"`` is the non-Bayesian control: members from
             independent starting points, without prior, anchor or repulsion (one deterministic
             model for ``members=1``, a plain deep ensemble otherwise).
-        prior_scale: prior standard deviation of a weight in units of ``1 / sqrt(fan_in)``.
+        prior_scale: prior standard deviation of a weight in units of ``1 / sqrt(fan_in)``, where
+            weights are stored ``[in, out]`` (``nn.Linear`` stores ``[out, in]``: give ``prior_std``).
         prior_std: standard deviations by parameter name, where the rule above does not fit.
 
     >>> posterior = EnsemblePosterior(nn.Linear(3, 2), members=5)
@@ -65,6 +66,9 @@ class EnsemblePosterior(nn.Module):
             raise ValueError(f"family: got {family!r}; choose one of {', '.join(FAMILIES)}.")
         if prior_scale <= 0:
             raise ValueError(f"prior_scale: got {prior_scale}; a prior needs a positive width.")
+        unknown = set(prior_std or {}) - {name for name, _ in template.named_parameters()}
+        if unknown:
+            raise ValueError(f"prior_std: got {sorted(unknown)}, which the template does not have.")
         self.members, self.family = members, family
         self._template = [template]  # in a list: its parameters are not this module's
         self._names = [name for name, _ in template.named_parameters()]

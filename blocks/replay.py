@@ -69,17 +69,25 @@ class SequenceReplay:
         """Append one row.
 
         Raises:
-            ValueError: a NaN or an infinity in any field; nothing is stored then.
+            ValueError: a NaN or an infinity in any field, or a wrong shape; nothing is stored then.
         """
-        row = (observation, action, reward, cost, is_first, terminated)
-        for name, value in zip(Transitions._fields, row, strict=False):
-            if not np.isfinite(value).all():
+        given = (observation, action, reward, cost, is_first, terminated)
+        row = [
+            torch.as_tensor(value).to(store.dtype)
+            for value, store in zip(given, self._stores, strict=True)
+        ]
+        for name, value, store in zip(Transitions._fields, row, self._stores, strict=False):
+            if value.shape != store.shape[1:]:
+                raise ValueError(
+                    f"{name}: got shape {tuple(value.shape)}; this replay holds rows of "
+                    f"{tuple(store.shape[1:])}."
+                )
+            if not value.isfinite().all():
                 raise ValueError(f"{name}: got NaN or infinity at row {self.added}; not stored.")
         if is_first:
             self._episode_starts.append(self.added)
-        index = self.added % self.capacity
-        for store, value in zip(self._stores, row, strict=True):
-            store[index] = torch.as_tensor(value)
+        for value, store in zip(row, self._stores, strict=True):
+            store[self.added % self.capacity] = value
         self.added += 1
 
     def sample(
@@ -89,6 +97,7 @@ class SequenceReplay:
         *,
         recent_episodes: int = 1,
         recent_fraction: float = 0.0,
+        initial_fraction: float = 0.0,
     ) -> Transitions:
         """Sequences ``[batch, time, ...]``, uniform over where they start.
 
@@ -98,6 +107,7 @@ class SequenceReplay:
             recent_episodes: how many of the newest episodes count as recent, each as much as
                 the others, however long it is.
             recent_fraction: share of the batch that starts in one of them.
+            initial_fraction: share of the batch that starts on the first row of one of them.
 
         Raises:
             ValueError: fewer rows are stored than one sequence needs.
@@ -107,11 +117,25 @@ class SequenceReplay:
                 f"seq_len: got {seq_len}; only {len(self)} rows are stored. Collect more or ask "
                 "for shorter sequences."
             )
-        oldest = self.added - len(self)
-        last = self.added - seq_len
+        if recent_episodes < 1 or not 0 <= recent_fraction + initial_fraction <= 1:
+            raise ValueError(
+                f"recent_episodes, recent_fraction, initial_fraction: got {recent_episodes}, "
+                f"{recent_fraction}, {initial_fraction}; take at least 1 episode, and fractions "
+                "that add up to at most 1."
+            )
+        recent = round(batch_size * recent_fraction)
+        initial = round(batch_size * initial_fraction)
+        oldest, last = self.added - len(self), self.added - seq_len
+        borders = np.array([*self._episode_starts[-recent_episodes:], self.added])
+        episode = self._generator.integers(len(borders) - 1, size=recent + initial)
         starts = self._generator.integers(oldest, last + 1, size=batch_size)
-        count = round(batch_size * recent_fraction)
-        starts[:count] = self._recent_starts(count, recent_episodes, oldest, last)
+        starts[:recent] = self._generator.integers(
+            borders[episode[:recent]], borders[episode[:recent] + 1]
+        )
+        starts[recent : recent + initial] = borders[episode[recent:]]
+        # Too near the end for a whole sequence: any of the last ones that overlap it.
+        late = self._generator.integers(max(oldest, last + 1 - seq_len), last + 1, size=batch_size)
+        starts = np.where(starts > last, late, starts).clip(oldest)
         return self.gather(torch.from_numpy(starts), seq_len)
 
     def gather(self, starts: Tensor, seq_len: int) -> Transitions:
@@ -136,22 +160,19 @@ class SequenceReplay:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned, into a replay of the same capacity."""
-        self.added = int(state["added"])
-        self._episode_starts = list(state["episode_starts"])
-        for name, store in zip(Transitions._fields, self._stores, strict=False):
+        rows = min(int(state["added"]), self.capacity)
+        stores = dict(zip(Transitions._fields, self._stores, strict=False))
+        for name, store in stores.items():
             saved = state["rows"][name]
-            if len(saved) != len(self) or saved.shape[1:] != store.shape[1:]:
+            if len(saved) != rows or saved.shape[1:] != store.shape[1:]:
                 raise ValueError(
                     f"{name}: got saved rows of shape {tuple(saved.shape)}; this replay holds "
-                    f"{len(self)} rows of shape {tuple(store.shape[1:])}."
+                    f"{rows} rows of shape {tuple(store.shape[1:])}."
                 )
-            store[: len(saved)] = saved
+        for name, store in stores.items():
+            store[:rows] = state["rows"][name]
+        self.added = int(state["added"])
+        self._episode_starts = list(state["episode_starts"])
         generator = dict(state["generator"])
         generator["state"] = {k: int(v) for k, v in generator["state"].items()}
         self._generator.bit_generator.state = generator
-
-    def _recent_starts(self, count: int, episodes: int, oldest: int, last: int) -> np.ndarray:
-        borders = np.array([*self._episode_starts[-episodes:], self.added])
-        which = self._generator.integers(len(borders) - 1, size=count)
-        starts = self._generator.integers(borders[which], borders[which + 1])
-        return starts.clip(oldest, last)

@@ -67,8 +67,8 @@ class RSSM(nn.Module):
         hidden: width of the hidden layers.
         latent: distribution of ``stoch``, ``Gaussian`` or ``Categorical``.
 
-    Every method takes any leading axes. Where ``transition`` is given ``weights`` (stacked samples,
-    ``[member, ...]``), the leading axes are ``[member, batch]``.
+    Every method takes one or more leading axes. Where ``transition`` is given ``weights`` (stacked
+    samples, ``[member, ...]``), the leading axes are ``[member, batch]``.
 
     >>> rssm = RSSM(embed=4, action=2, deter=8, stoch=3, hidden=8)
     >>> out = rssm.observe(torch.zeros(5, 7, 4), torch.zeros(5, 7, 2), torch.zeros(5, 7) > 0)
@@ -111,7 +111,7 @@ class RSSM(nn.Module):
 
     def transition(
         self, state: State, action: Float[Tensor, "*batch action"], weights: Weights | None = None
-    ) -> tuple[Float[Tensor, "*batch deter"], Latent]:
+    ) -> tuple[Float[Tensor, "... deter"], Latent]:
         """One step of the prior: next ``deter`` and the distribution of the next ``stoch``."""
         weights = dict(self.dynamics.named_parameters()) if weights is None else weights
         deter = self._recur(state, action @ weights["action_weight"], weights)

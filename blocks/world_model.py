@@ -50,7 +50,8 @@ class WorldModel(nn.Module):
         decoder: feat -> observation, with ``log_prob(feat, normalised observation)``.
         reward_head: feat -> reward.
         cost_head: feat -> cost; template of the posterior's cost sites.
-        parameter_posterior: template -> ``EnsemblePosterior`` over it.
+        parameter_posterior: called with the template and ``prior_std=``, the cost head's own
+            prior deviations; returns an ``EnsemblePosterior``.
         free_nats: KL below which nothing is gained by shrinking it further.
         kl_mix: share of the KL's gradient that trains the prior (Hafner et al. 2021).
         data_share: share of the stretches of data that each member sees, in (0, 1].
@@ -65,18 +66,21 @@ class WorldModel(nn.Module):
         decoder: GaussianHead,
         reward_head: RewardHead,
         cost_head: CostHead,
-        parameter_posterior: Callable[[nn.Module], EnsemblePosterior] = EnsemblePosterior,
+        parameter_posterior: Callable[..., EnsemblePosterior] = EnsemblePosterior,
         free_nats: float = 1.0,
         kl_mix: float = 0.8,
         data_share: float = 0.8,
     ) -> None:
         super().__init__()
+        if not 0 < data_share <= 1:
+            raise ValueError(f"data_share: got {data_share}; it must lie in (0, 1].")
         self.normalizer, self.encoder, self.rssm = normalizer, encoder, rssm
         self.decoder, self.reward_head, self.cost_head = decoder, reward_head, cost_head
         self.free_nats, self.kl_mix, self.data_share = free_nats, kl_mix, data_share
         cost_head.requires_grad_(False)
         self.parameter_posterior = parameter_posterior(
-            nn.ModuleDict({"dynamics": rssm.dynamics, "cost": cost_head})
+            nn.ModuleDict({"dynamics": rssm.dynamics, "cost": cost_head}),
+            prior_std={f"cost.{name}": std for name, std in cost_head.prior_std.items()},
         )
 
     @property
@@ -101,7 +105,7 @@ class WorldModel(nn.Module):
 
     def transition(
         self, weights: Weights
-    ) -> Callable[[State, Tensor], tuple[Float[Tensor, "*batch deter"], Latent]]:
+    ) -> Callable[[State, Tensor], tuple[Float[Tensor, "... deter"], Latent]]:
         """The prior's step under stacked weights, for ``imagine``."""
         dynamics = select(weights, "dynamics")
         return lambda state, action: self.rssm.transition(state, action, dynamics)
@@ -153,8 +157,8 @@ class WorldModel(nn.Module):
         Fixed for the life of the data, by a hash of member and stretch.
         """
         if self.parameter_posterior.family == "point" or self.members == 1:
-            return torch.ones(self.members, *row.shape)
-        member = torch.arange(1, self.members + 1).view(-1, *[1] * row.dim())
+            return torch.ones(self.members, *row.shape, device=row.device)
+        member = torch.arange(1, self.members + 1, device=row.device).view(-1, *[1] * row.dim())
         mixed = (row // STRETCH) * 2654435761 + member * 40503
         mixed = (mixed ^ (mixed >> 15)) * 2246822519
         uniform = ((mixed >> 16) & 0xFFFF).to(torch.float32) / 0x10000

@@ -1,7 +1,10 @@
 """Hyper-parameters of CERL and its ablations, their presets, and the command line."""
 
 import dataclasses
+import io
 import math
+import re
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,9 +38,9 @@ class Config:
     """Expected cost allowed per episode."""
     prefill_scales: tuple[float, ...] = (0.25, 0.5, 1.0, 1.0, 1.0)
     """Exploration scale of each prefill episode; held back from the first cost on."""
-    guard_share: float = 0.5
+    guard_share: float = 0.6
     """Share of its budget an episode may spend before the base policy takes over; 0: no guard."""
-    budget_share: float = 0.6
+    budget_share: float = 0.4
     """Share of the budget that the policy is optimised for; the rest is margin."""
     evaluation_episodes: int = 10
     """Episodes of the final evaluation: mean action, no guard."""
@@ -89,7 +92,7 @@ class Config:
     """Of costs, per agent step."""
     lambda_: float = 0.95
     """Weight of the longer returns."""
-    entropy: float = 1e-3
+    entropy: float = 3e-4
     """Weight of the policy's entropy in the objective."""
     critic_learning_rate: float = 1e-3
     """Adam's rate for the critics."""
@@ -171,7 +174,7 @@ def parse(recipe: str, arguments: list[str], **defaults: Any) -> Config:
     if chosen is not None:
         run = RunFolder.open(Path(chosen), recipe)
         stored = _from_json(run.read_config())
-        config = tyro.cli(Config, args=arguments, default=stored)
+        config = _command_line(arguments, stored)
         run.check_config(to_json(config))
         return dataclasses.replace(config, out=run.path)
     preset = _value(arguments, "--preset") or "cpu"
@@ -180,13 +183,28 @@ def parse(recipe: str, arguments: list[str], **defaults: Any) -> Config:
         settings |= SMOKE
     if preset not in PRESETS:  # tyro's own message names the choices
         settings = {}
-    return tyro.cli(Config, args=arguments, default=Config(**settings))
+    return _command_line(arguments, Config(**settings))
 
 
 def to_json(config: Config) -> dict[str, Any]:
     """Plain values of every field."""
     fields = dataclasses.asdict(config)
     return {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}
+
+
+def _command_line(arguments: list[str], default: Config) -> Config:
+    """What tyro reads; the box of many lines in which it refuses becomes a ValueError of one."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(Config, args=arguments, default=default)
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│]", "", said.getvalue())
+        parts = [part.strip() for part in re.split(r"[─-]{9,}", text) if part.strip()]
+        message = "; ".join(parts[1:-1]).removeprefix("Error parsing Config: ")
+        raise ValueError(message or text) from None  # without the title and the last advice
 
 
 def _from_json(stored: dict[str, Any]) -> Config:

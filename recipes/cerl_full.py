@@ -58,6 +58,7 @@ class Blocks:
 
 
 CERL_BLOCKS = Blocks()
+START_SEQUENCES, START_LENGTH, BURN_IN = 48, 16, 8
 
 
 class CERL:
@@ -178,6 +179,7 @@ class CERL:
                 c.seq_len,
                 recent_episodes=c.recent_episodes,
                 recent_fraction=c.recent_fraction,
+                initial_fraction=0.125,
             )
             loss = self.model.loss(data, data_size=len(self.replay), generator=self.generator)
             self.model_optimizer.zero_grad()
@@ -240,13 +242,23 @@ class CERL:
 
     @torch.no_grad()
     def start_states(self) -> State:
-        """Filtered states, most of them from the newest episodes."""
+        """Filtered states: of the newest episodes, of their beginnings, and of all that was seen.
+
+        How an episode begins is a few of its states but decides the others.
+        """
+        c = self.config
         data = self.replay.sample(
-            48, 24, recent_episodes=self.config.recent_episodes, recent_fraction=0.75
+            START_SEQUENCES,
+            BURN_IN + START_LENGTH,
+            recent_episodes=c.recent_episodes,
+            recent_fraction=0.5,
+            initial_fraction=0.25,
         )
         state = self.model.filter(data, self.generator).state
-        burn_in = 8  # steps until the state has forgotten that it began at zero
-        return State(*(x[:, burn_in:].flatten(0, 1) for x in state))
+        # A state that began at zero in the middle of an episode has not yet seen enough.
+        known = data.is_first.cumsum(1) > 0
+        known[:, BURN_IN:] = True
+        return State(*(x[known] for x in state))
 
     def returns(self, signal: Tensor, critic: Critic, feat: Tensor, discount: float) -> Tensor:
         """Lambda-returns ``[member, horizon, batch]``."""

@@ -18,7 +18,7 @@ import torch
 from cerl_config import Config, parse, to_json
 from figures import calibration_figure, learning_figure, write_video
 from progress import Progress, headline_table
-from run_folder import RunFolder
+from run_folder import RunError, RunFolder
 
 from blocks import BudgetGuard, EpisodeRecord, make_environment, safety_summary
 from blocks.environments import SafetyEnvironment
@@ -70,15 +70,14 @@ def run(
             folder = run_folder.path
             train(run_folder, config, make_agent)
     except KeyboardInterrupt:
-        where = f"; go on with: python recipes/{recipe}.py --resume {folder}" if folder else ""
-        print(f"\nstopped{where}", file=sys.stderr)
+        print(f"\nstopped{_how_to_go_on(recipe, folder)}", file=sys.stderr)
         sys.exit(130)
     except (ValueError, RuntimeError) as error:
         if os.environ.get("CERL_TRACEBACK"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        if folder and RunFolder(folder).checkpoints():
-            print(f"what it had learned is kept in {folder}; see --resume", file=sys.stderr)
+        # A RunError is about the folder itself, and says what is wrong with it.
+        kept = "" if isinstance(error, RunError) else _how_to_go_on(recipe, folder)
+        print(f"error: {' '.join(str(error).split())}{kept}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -193,6 +192,13 @@ class _State:
             "fallbacks": self.fallbacks,
             "learned": self.learned,
         }
+
+
+def _how_to_go_on(recipe: str, folder: Path | None) -> str:
+    saved = RunFolder(folder).checkpoints() if folder else []
+    if not saved:
+        return ""
+    return f"; {saved[0]} is kept, go on with: python recipes/{recipe}.py --resume {folder}"
 
 
 def _open(recipe: str, config: Config) -> RunFolder:

@@ -46,7 +46,6 @@ def build_world_model(config: Config, environment: SafetyEnvironment, family: Fa
             members=c.members,
             family=family,
             prior_scale=c.prior_scale,
-            prior_std={f"cost.{name}": std for name, std in cost_head.prior_std.items()},
         ),
         free_nats=c.free_nats,
         kl_mix=c.kl_mix,

@@ -1,0 +1,416 @@
+import copy
+import io
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from blocks.decoders import CostHead, RewardHead, VectorDecoder
+from blocks.encoders import VectorEncoder
+from blocks.ensemble_posterior import EnsemblePosterior, Family
+from blocks.latents import Categorical, Gaussian, Latent
+from blocks.normalizer import Normalizer
+from blocks.rssm import RSSM
+from blocks.types import State, Transitions
+from blocks.world_model import WorldModel
+
+OBSERVATION, ACTION, DETER, STOCH = 3, 2, 8, 8
+FEAT = DETER + STOCH
+
+
+def make(
+    *,
+    seed: int = 0,
+    members: int = 3,
+    family: Family = "particles",
+    latent: type[Latent] = Gaussian,
+    data_share: float = 0.8,
+) -> WorldModel:
+    torch.manual_seed(seed)
+    encoder = VectorEncoder(OBSERVATION, embed=8, hidden=8)
+    cost_head = CostHead(DETER, STOCH, hidden=8, features=16)
+    return WorldModel(
+        normalizer=Normalizer(OBSERVATION),
+        encoder=encoder,
+        rssm=RSSM(embed=8, action=ACTION, deter=DETER, stoch=STOCH, hidden=16, latent=latent),
+        decoder=VectorDecoder(FEAT, OBSERVATION, hidden=16),
+        reward_head=RewardHead(FEAT, hidden=16),
+        cost_head=cost_head,
+        parameter_posterior=partial(
+            EnsemblePosterior,
+            members=members,
+            family=family,
+            prior_std={f"cost.{name}": std for name, std in cost_head.prior_std.items()},
+        ),
+        data_share=data_share,
+    )
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def system(batch: int = 8, time: int = 12, *, seed: int = 0, first_row: int = 0) -> Transitions:
+    """A damped point pushed by the action: reward for going right, cost for going too far."""
+    source = generator(seed)
+    action = torch.rand(batch, time, ACTION, generator=source) * 2 - 1
+    is_first = torch.rand(batch, time, generator=source) < 0.1
+    is_first[:, 0] = True
+    point, points = torch.randn(batch, OBSERVATION, generator=source), []
+    push = torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, -0.5]])
+    for t in range(time):
+        fresh = torch.randn(batch, OBSERVATION, generator=source)
+        point = 0.8 * point + 0.5 * action[:, t] @ push
+        point = torch.where(is_first[:, t, None], fresh, point)
+        points.append(point)
+    observation = torch.stack(points, 1)
+    arrived = (~is_first).float()
+    return Transitions(
+        observation=observation,
+        action=action * arrived.unsqueeze(-1),
+        reward=observation[..., 0] * arrived,
+        cost=(observation[..., 1] > 1).float() * arrived,
+        is_first=is_first,
+        terminated=torch.zeros_like(is_first),
+        row=first_row + torch.arange(batch * time).view(batch, time),
+    )
+
+
+class Training:
+    """The smallest training loop: model, optimiser, noise."""
+
+    def __init__(self, seed: int, **options: Any) -> None:
+        self.model = make(seed=seed, **options)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.parameters, 3e-3)
+        self.generator = generator(seed)
+        self.updates = 0
+
+    def run(self, updates: int) -> list[float]:
+        losses = []
+        for _ in range(updates):
+            data = system(seed=self.updates)
+            loss = self.model.loss(data, data_size=1000, generator=self.generator).total
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            losses.append(float(loss.detach()))
+            self.updates += 1
+        return losses
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.updates = state["updates"]
+
+
+# ---- learning ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("latent", [Gaussian, Categorical])
+def test_it_learns_a_small_system(latent: type[Latent]) -> None:
+    """Every part of the loss that speaks of data falls, on sequences never trained on."""
+    training, unseen = Training(0, latent=latent), system(32, seed=10_000)
+    evaluate = partial(training.model.loss, unseen, data_size=1000)
+    before = evaluate(generator=generator(1))
+    training.run(120)
+    after = evaluate(generator=generator(1))
+    assert after.total < before.total - 1.0
+    for name in ("observation", "reward", "cost", "transition"):
+        assert getattr(after, name) < getattr(before, name), name
+
+
+def test_terms_add_up_to_a_finite_scalar_each() -> None:
+    loss = make().loss(system(), data_size=1000, generator=generator())
+    for value in loss:
+        assert value.shape == ()
+        assert value.isfinite()
+    assert loss.kl >= 1.0  # free nats
+    assert loss.log_prior.item() == pytest.approx(0.0, abs=1e-5)  # at the anchors
+
+
+def test_everything_trainable_is_trained() -> None:
+    model = make()
+    model.free_nats = 0.0  # below them the KL trains nothing
+    with torch.no_grad():  # away from the anchors, where the prior has no gradient
+        for offset in model.parameter_posterior.parameters():
+            offset.add_(0.1 * torch.randn_like(offset))
+    model.loss(system(), data_size=1000, generator=generator()).total.backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.any(), name
+        else:
+            assert parameter.grad is None, name
+
+
+def test_the_cost_heads_prior_mean_is_fixed() -> None:
+    model = make()
+    assert not any(p.requires_grad for p in model.cost_head.parameters())
+    assert all(p.requires_grad for p in model.rssm.dynamics.parameters())
+
+
+def test_the_prior_counts_less_the_more_data_there_are() -> None:
+    model = make()
+    with torch.no_grad():
+        for offset in model.parameter_posterior.parameters():
+            offset.add_(0.1)
+    few, many = (
+        model.loss(system(), data_size=size, generator=generator()) for size in (100, 1000)
+    )
+    assert few.log_prior < 0
+    torch.testing.assert_close(few.log_prior, 10 * many.log_prior)
+    torch.testing.assert_close(few.total - many.total, many.log_prior - few.log_prior)
+
+
+# ---- what does not matter ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", ["reward", "cost", "action"])
+def test_nothing_is_received_at_the_first_row_of_an_episode(field: str) -> None:
+    model, data = make(), system()
+    assert data.is_first[:, 1:].any()
+    value = getattr(data, field)
+    first = data.is_first if field != "action" else data.is_first.unsqueeze(-1)
+    noise = torch.rand(value.shape, generator=generator(3))
+    at_first, elsewhere = (
+        data._replace(**{field: torch.where(where, value + noise, value)})
+        for where in (first, ~first)
+    )
+
+    def loss(data: Transitions) -> Tensor:
+        return torch.stack(model.loss(data, data_size=1000, generator=generator()))
+
+    torch.testing.assert_close(loss(at_first), loss(data))
+    assert not torch.allclose(loss(elsewhere), loss(data))
+
+
+# ---- the members' shares of the data -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data_share", [0.3, 0.5, 0.8])
+def test_shares_average_to_one_and_are_independent_between_members(data_share: float) -> None:
+    """Five standard errors over as many draws as there are stretches of equal shares."""
+    model = make(members=4, data_share=data_share)
+    share = model.share(torch.arange(400_000))
+    taken = (share > 0).float()
+    torch.testing.assert_close(share, taken / data_share)
+    changes = (taken[:, 1:] != taken[:, :-1]).float().sum(-1)
+    # A border between two stretches changes the share with probability 2 p (1 - p).
+    stretches = changes.mean() / (2 * data_share * (1 - data_share))
+    error = 5 / stretches**0.5
+    deviation = ((1 - data_share) / data_share) ** 0.5
+    assert ((share.mean(-1) - 1).abs() < error * deviation).all()
+    correlation = torch.corrcoef(taken) - torch.eye(4)
+    assert correlation.abs().max() < error
+
+
+def test_shares_are_fixed_for_the_life_of_the_data() -> None:
+    """They depend on the row's number alone: not on the model's seed, the batch or the call."""
+    row = torch.randint(0, 100_000, (5, 7), generator=generator())
+    share = make().share(row)
+    assert share.shape == (3, 5, 7)
+    assert torch.equal(make(seed=9).share(row), share)
+    assert torch.equal(make().share(row[2]), share[:, 2])
+    assert torch.equal(make(members=5).share(row)[:3], share)
+
+
+@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=20), st.floats(0.05, 1.0))
+def test_a_share_is_nothing_or_one_over_its_size(rows: list[int], data_share: float) -> None:
+    share = SHARING.share(torch.tensor(rows))
+    assert set(share.flatten().tolist()) <= {0.0, 2.0}
+    SHARING_ALL.data_share = data_share
+    full = SHARING_ALL.share(torch.tensor(rows)) * data_share
+    torch.testing.assert_close(full, full.round())
+
+
+SHARING, SHARING_ALL = make(data_share=0.5), make()
+
+
+@pytest.mark.parametrize("options", [{"family": "point"}, {"members": 1}, {"data_share": 1.0}])
+def test_without_an_ensemble_of_shares_all_rows_count(options: dict[str, Any]) -> None:
+    share = make(**options).share(torch.arange(1000).view(10, 100))
+    assert torch.equal(share, torch.ones_like(share))
+
+
+@pytest.mark.parametrize("options", [{}, {"members": 1}])
+def test_shares_live_where_the_rows_do(options: dict[str, Any]) -> None:
+    """On the meta device, which stands for any that is not the CPU."""
+    row = torch.arange(10, device="meta")
+    assert make(**options).share(row).device == row.device
+
+
+def window_outside_share_of(model: WorldModel, member: int, rows: int) -> int:
+    """The first of ``rows`` consecutive rows that this member leaves, and some other takes."""
+    share = model.share(torch.arange(5000))
+    others = share.sum(0) - share[member]
+    wanted = ((share[member] == 0) & (others > 0)).float()
+    run = nn.functional.avg_pool1d(wanted.view(1, 1, -1), rows, stride=1).flatten()
+    return int((run == 1).nonzero()[0])
+
+
+@pytest.mark.parametrize("member", [0, 1, 2])
+def test_a_member_learns_nothing_from_rows_outside_its_share(member: int) -> None:
+    model = make(data_share=0.5)
+    first_row = window_outside_share_of(model, member, rows=12)
+    data = system(1, 12, first_row=first_row)
+    share = model.share(data.row)
+    assert not share[member].any()
+    model.loss(data, data_size=1000, generator=generator()).total.backward()
+    for offset in model.parameter_posterior.parameters():
+        assert offset.grad is not None
+        learns = offset.grad.flatten(1).any(-1)
+        assert learns.tolist() == share.flatten(1).any(-1).tolist()
+
+
+def test_members_are_trained_independently() -> None:
+    """What one member's weights are changes no other member's gradient."""
+    model, data = make(), system()
+    gradients = []
+    for _ in range(2):
+        model.zero_grad()
+        model.loss(data, data_size=1000, generator=generator()).total.backward()
+        offsets = list(model.parameter_posterior.parameters())
+        gradients.append([g.clone() for p in offsets if (g := p.grad) is not None])
+        with torch.no_grad():
+            for offset in offsets:
+                offset[0] += 0.1
+    for before, after in zip(*gradients, strict=True):
+        torch.testing.assert_close(after[1:], before[1:])
+    assert any(not torch.allclose(a[0], b[0]) for a, b in zip(*gradients, strict=True))
+
+
+# ---- determinism and resuming --------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_losses_to_the_last_digit() -> None:
+    one, again, other = (Training(seed).run(10) for seed in (1, 1, 2))
+    assert one == again
+    assert one != other
+    assert len(set(one)) == 10
+
+
+@pytest.mark.parametrize("family", ["particles", "point"])
+def test_a_restored_training_goes_on_with_the_same_losses(family: str) -> None:
+    training, restored = Training(1, family=family), Training(2, family=family)
+    training.run(4)
+    file = io.BytesIO()
+    torch.save(training.state_dict(), file)
+    file.seek(0)
+    expected = training.run(6)
+    restored.load_state_dict(torch.load(file, weights_only=True))
+    assert restored.run(6) == expected
+
+
+def test_a_copy_trains_by_itself() -> None:
+    model = make()
+    clone = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    weights = clone.parameter_posterior.sample()
+    mean = dict(clone.rssm.dynamics.named_parameters())["deter_gates"]
+    anchor = clone.parameter_posterior.anchors()["dynamics.deter_gates"]
+    torch.testing.assert_close(weights["dynamics.deter_gates"], mean + anchor)
+
+
+# ---- its parts -----------------------------------------------------------------------------------
+
+
+def test_a_cost_of_each_member_for_shared_or_own_features() -> None:
+    model = make()
+    weights, feat = model.parameter_posterior.sample(), torch.randn(6, FEAT)
+    shared = model.cost(feat, weights)
+    assert shared.shape == (3, 6)
+    assert (shared >= 0).all()
+    torch.testing.assert_close(model.cost(feat.expand(3, -1, -1), weights), shared)
+    folded = feat.view(2, 3, FEAT).expand(3, -1, -1, -1)
+    torch.testing.assert_close(model.cost(folded, weights), shared.view(3, 2, 3))
+    changed = {name: torch.cat([value[:1], value[1:] + 1.0]) for name, value in weights.items()}
+    torch.testing.assert_close(model.cost(feat, changed)[0], shared[0])
+    assert not torch.allclose(model.cost(feat, changed)[1], shared[1])
+
+
+def test_the_transition_is_the_rssms_under_the_members_weights() -> None:
+    model = make()
+    weights = model.parameter_posterior.sample()
+    state, action = State(torch.rand(3, 4, DETER), torch.randn(3, 4, STOCH)), torch.randn(3, 4, 2)
+    deter, prior = model.transition(weights)(state, action)
+    dynamics = {
+        name: weights[f"dynamics.{name}"] for name, _ in model.rssm.dynamics.named_parameters()
+    }
+    expected, expected_prior = model.rssm.transition(state, action, dynamics)
+    assert torch.equal(deter, expected)
+    assert isinstance(prior, Gaussian)
+    assert isinstance(expected_prior, Gaussian)
+    assert torch.equal(prior.mean, expected_prior.mean)
+    assert torch.equal(prior.std, expected_prior.std)
+
+
+def test_filtering_embeds_normalised_observations() -> None:
+    model, data = make(), system()
+    assert isinstance(model.normalizer, Normalizer)
+    model.normalizer.fit(5 * data.observation.flatten(0, 1) + 2)
+    torch.testing.assert_close(
+        model.embed(data.observation), model.encoder(model.normalizer(data.observation))
+    )
+    out = model.filter(data, generator())
+    expected = model.rssm.observe(
+        model.embed(data.observation), data.action, data.is_first, generator=generator()
+    )
+    assert torch.equal(out.state.feat, expected.state.feat)
+
+
+def test_a_filter_may_begin_from_a_given_state() -> None:
+    model, data = make(), system()
+    is_first = data.is_first.clone()
+    is_first[:, 0] = False
+    begin = State(torch.rand(8, DETER), torch.randn(8, STOCH))
+    out, zero = (
+        model.filter(data._replace(is_first=is_first), generator(), state)
+        for state in (begin, None)
+    )
+    assert not torch.allclose(out.state.feat[:, 0], zero.state.feat[:, 0])
+
+
+def test_the_loss_has_no_loop_over_members() -> None:
+    """Two members and seven take the same number of operations, forwards and backwards."""
+
+    class CountCalls(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            self.calls += 1
+            return func(*args, **(kwargs or {}))
+
+    calls = []
+    for members in (2, 7):
+        model, data = make(members=members), system()
+        with CountCalls() as counter:
+            model.loss(data, data_size=1000, generator=generator()).total.backward()
+        calls.append(counter.calls)
+    assert calls[0] == calls[1]
+
+
+def test_members_disagree_before_they_have_seen_data() -> None:
+    model = make(members=5)
+    cost = model.cost(torch.randn(50, FEAT), model.parameter_posterior.sample())
+    assert (cost.std(0) > 0).all()
+    assert model.members == 5
