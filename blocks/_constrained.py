@@ -1,5 +1,6 @@
 """What the constrained optimisers (LBSGD, the Lagrangians) share: checks and flat parameters."""
 
+import math
 from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
@@ -56,6 +57,16 @@ class FlatAdam:
     ) -> None:
         self._scratch = flat.parameters[0].new_zeros(flat.size)
         self._adam = torch.optim.Adam([self._scratch], learning_rate, betas=betas, eps=eps)
+
+    @property
+    def learning_rate(self) -> float:
+        """The length scale of a step; settable, for a schedule. Part of the state."""
+        return self._adam.param_groups[0]["lr"]
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        require("learning_rate", value, "finite and > 0", 0 < value < math.inf)
+        self._adam.param_groups[0]["lr"] = float(value)
 
     def move(self, gradient: Tensor) -> Tensor:
         """The step that descends the gradient, to be used before the next call overwrites it."""

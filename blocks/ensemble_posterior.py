@@ -42,7 +42,7 @@ class EnsemblePosterior(nn.Module):
             independent starting points, without prior, anchor or repulsion (one deterministic
             model for ``members=1``, a plain deep ensemble otherwise).
         prior_scale: prior standard deviation of a weight in units of ``1 / sqrt(fan_in)``, where
-            weights are stored ``[in, out]`` (``nn.Linear`` stores ``[out, in]``: give ``prior_std``).
+            weights are ``[in, out]`` (``nn.Linear`` stores ``[out, in]``: use ``prior_std``).
         prior_std: standard deviations by parameter name, where the rule above does not fit.
 
     >>> posterior = EnsemblePosterior(nn.Linear(3, 2), members=5)

@@ -93,6 +93,15 @@ class AugmentedLagrangian:
         self._multiplier = self._flat.parameters[0].new_tensor(multiplier)
         self._penalty, self._growth, self._penalty_max = float(penalty), penalty_growth, penalty_max
 
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of Adam's step; settable, for a schedule. Part of `state_dict`."""
+        return self._adam.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._adam.learning_rate = value
+
     def step(
         self,
         objective: Float[Tensor, "..."],
@@ -194,6 +203,15 @@ class PIDLagrangian:
         self._adam = FlatAdam(self._flat, learning_rate, betas, eps)
         self._integral = self._flat.parameters[0].new_tensor(0.0)
         self._previous_cost: Tensor | None = None
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of Adam's step; settable, for a schedule. Part of `state_dict`."""
+        return self._adam.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._adam.learning_rate = value
 
     def step(
         self,

@@ -126,6 +126,15 @@ class LBSGD:
         self._recovery = FlatAdam(self._flat, recovery_learning_rate, betas, eps)
         self._recovering = False
 
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of Adam's step; settable, for a schedule. Part of `state_dict`."""
+        return self._adam.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._adam.learning_rate = value
+
     def step(
         self,
         objective: Float[Tensor, "..."],

@@ -100,7 +100,9 @@ class Config:
     """Step of the slow critics towards the trained ones."""
 
     actor_learning_rate: float = 4e-4
-    """Adam's rate for the policy."""
+    """Adam's rate for the policy, at the start."""
+    actor_learning_rate_end: float = 1e-4
+    """The same at the end of the run; it falls linearly."""
     eta: float = 0.1
     """Initial weight of the log barrier."""
     eta_decay: float = 0.9995
@@ -154,6 +156,7 @@ PAPER: dict[str, Any] = {
     "recent_fraction": 0.0,
     "model_learning_rate": 3e-4,
     "actor_learning_rate": 8e-5,
+    "actor_learning_rate_end": 8e-5,
     "critic_learning_rate": 8e-5,
     "updates_per_episode": 100,
     "horizon": 15,

@@ -95,11 +95,12 @@ class CERL:
 
         self.optimizer = blocks.optimizer(self.actor, c)
         self.model_parameters = [p for p in self.model.parameters() if p.requires_grad]
-        cost = set(self.model.parameter_posterior.parameters_below("cost"))
+        cost = self.model.parameter_posterior.parameters_below("cost")
+        is_cost = set(cost)  # in the groups a set's order would change from process to process
         self.model_optimizer = torch.optim.Adam(
             [
-                {"params": [p for p in self.model_parameters if p not in cost]},
-                {"params": list(cost), "lr": c.cost_learning_rate},
+                {"params": [p for p in self.model_parameters if p not in is_cost]},
+                {"params": cost, "lr": c.cost_learning_rate},
             ],
             c.model_learning_rate,
             fused=True,
@@ -107,6 +108,7 @@ class CERL:
         critics = [p for m in (self.critic, self.cost_critic) for p in m.weights.values()]
         self.critic_optimizer = torch.optim.Adam(critics, c.critic_learning_rate, fused=True)
         self.return_scale = 1.0
+        self.phases, self.last_phase = 0, max(1, c.steps // environment.episode_length)
 
     # ---- acting ------------------------------------------------------------------------------
 
@@ -159,6 +161,12 @@ class CERL:
 
     def learn(self) -> dict[str, float]:
         """One phase of model learning and one of policy learning; returns their metrics."""
+        c = self.config
+        share = min(1.0, self.phases / self.last_phase)
+        self.optimizer.learning_rate = c.actor_learning_rate + share * (
+            c.actor_learning_rate_end - c.actor_learning_rate
+        )
+        self.phases += 1
         model = self.learn_model(self.config.updates_per_episode)
         policy = self.learn_policy(self.config.updates_per_episode)
         recent = State(*(x[:256] for x in self.start_states()))
@@ -281,14 +289,18 @@ class CERL:
     def state_dict(self) -> dict[str, Any]:
         """Everything the agent needs to go on as if nothing had happened."""
         parts = {name: getattr(self, name).state_dict() for name in self.STATEFUL}
-        return parts | {"generator": self.generator.get_state(), "return_scale": self.return_scale}
+        return parts | {
+            "generator": self.generator.get_state(),
+            "return_scale": self.return_scale,
+            "phases": self.phases,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
         for name in self.STATEFUL:
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
-        self.return_scale = state["return_scale"]
+        self.return_scale, self.phases = state["return_scale"], state["phases"]
 
 
 if __name__ == "__main__":

@@ -15,21 +15,17 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
-import re
-import subprocess
 import time
 import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from provenance import git_commit, hardware, installed_versions
 
-PACKAGES = ("torch", "pyro-ppl", "numpy", "gymnasium", "mujoco", "safety-gymnasium")
 DESCRIPTION = ("recipe", "versions", "commit", "hardware")  # in config.json, not hyper-parameters
 MAY_DIFFER = ("out", "resume")  # where a run lives is not what it computes
 KEPT_CHECKPOINTS = 2
@@ -184,7 +180,7 @@ class RunFolder:
         return known["state"]
 
     def _newest_good(self) -> tuple[dict[str, Any], list[Path]]:
-        broken: list[Path] = []
+        broken: dict[Path, str] = {}
         for file in self.checkpoints():
             try:
                 with zipfile.ZipFile(file) as archive:  # torch.load itself checks no checksums
@@ -192,13 +188,14 @@ class RunFolder:
                         raise ValueError("a checksum is wrong")
                 known = torch.load(file, map_location="cpu", weights_only=True)
             except Exception as error:  # whatever a damaged file makes the reader raise
-                broken.append(file)
-                warnings.warn(f"{file} is damaged ({type(error).__name__})", stacklevel=3)
+                broken[file] = type(error).__name__
                 continue
             differing = _differences(self.read_config(), json.loads(known["config"]))
             if differing:
                 raise RunError(f"{file} belongs to another configuration: {differing}")
-            return known, broken
+            for damaged, kind in broken.items():
+                warnings.warn(f"{damaged} is damaged ({kind})", stacklevel=3)
+            return known, list(broken)
         names = ", ".join(str(file) for file in broken) or f"{self.path / 'checkpoints'} is empty"
         raise RunError(f"no readable checkpoint: {names}")
 
@@ -209,41 +206,6 @@ class RunFolder:
         if self._tensorboard:
             self._tensorboard.close()
         self._metrics = self._tensorboard = None
-
-
-def installed_versions() -> dict[str, str | None]:
-    """The versions a run depends on; None where a package is not installed."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
-
-
-def git_commit() -> dict[str, str | bool] | None:
-    """The commit of this code and whether the tree differs from it; None outside git."""
-    try:
-        git = ("git", "-C", str(Path(__file__).parent))
-        commit = subprocess.check_output((*git, "rev-parse", "HEAD"), stderr=subprocess.DEVNULL)
-        changes = subprocess.check_output((*git, "status", "--porcelain"))
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"hash": commit.decode().strip(), "dirty": bool(changes)}
-
-
-def hardware() -> dict[str, str | int | float | None]:
-    cpuinfo = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "cpu": model[1] if model else platform.machine(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(memory / 2**30, 1),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
 
 
 def _tensorboard(folder: Path, first_new_step: int | None) -> Any:

@@ -287,6 +287,8 @@ def _finish(
         "recipe": run_folder.recipe,
         "task": config.task,
         "seed": config.seed,
+        "members": config.members,
+        "guard_share": config.guard_share,
         "episode_budget": config.episode_budget,
         **_safety(config, environment, progress)._asdict(),
         "guard_episodes": tripped,

@@ -1,0 +1,455 @@
+"""CERL and its ablations as users run them: what a run leaves, survives, refuses and counts."""
+
+import json
+import os
+import random
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cerl_full
+import numpy as np
+import pytest
+import torch
+import training
+from cerl_config import SMOKE, Config
+
+from blocks import BudgetGuard, EpisodeRecord, make_environment
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+CERL_FULL = RECIPES / "cerl_full.py"
+STEPS = 6000  # smoke sizes, but long enough to be killed twice
+ABLATIONS = {
+    "ablation_mean_aggregator": ("aggregate", {}),
+    "ablation_augmented_lagrangian": ("optimizer", {}),
+    "ablation_objective_only": ("optimizer", {"guard_share": 0.0}),
+}
+
+# The main job on a simulator that goes wrong: `change` sees `steps` since the start.
+SPOILED = """
+import sys
+sys.path.insert(0, {recipes!r})
+from blocks.environments import SafetyEnvironment
+from cerl_full import CERL
+from training import run
+
+build = SafetyEnvironment._build
+
+def spoiled(self, spec):
+    inner = build(self, spec)
+    sound, steps = inner.step, 0
+    def step(action):
+        nonlocal steps
+        observation, reward, cost, *rest = sound(action)
+        steps += 1
+        {change}
+        return observation, reward, cost, *rest
+    inner.step = step
+    return inner
+
+SafetyEnvironment._build = spoiled
+run("cerl_full", CERL)
+"""
+
+
+def start(script: Path, *arguments: object, out: Path) -> subprocess.Popen[str]:
+    """A recipe with `--smoke` sizes, or going on where `out` already holds a run."""
+    where = ("--resume", out) if out.exists() else ("--smoke", "--steps", STEPS, "--out", out)
+    return subprocess.Popen(
+        [sys.executable, script, *map(str, (*where, *arguments))],
+        cwd=out.parent,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell ignores the interrupt for what it runs in the background, and so for its children.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err[-2000:]
+    return out, err
+
+
+def spoiled(folder: Path, change: str) -> Path:
+    script = folder / "spoiled.py"
+    script.write_text(SPOILED.format(recipes=str(RECIPES), change=change))
+    return script
+
+
+def read(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads((folder / name).read_text())
+
+
+def metrics(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """Every line of metrics.jsonl without its wall-clock field."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["time"]
+    return [line for line in lines if kind in (None, line["kind"])]
+
+
+def outcome(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """All that a run with the same seed must repeat."""
+    summary = read(folder, "summary.json")
+    del summary["wall_seconds"]
+    return metrics(folder), summary
+
+
+def recount(folder: Path) -> dict[str, float]:
+    """The safety figures by hand: budget and episodes of 1000 steps, prefill included."""
+    budget = read(folder, "config.json")["episode_budget"]
+    costs, iterates, steps = [], defaultdict(list), 0
+    for line in metrics(folder, "episode"):
+        assert line["step"] - steps == 1000
+        steps = line["step"]
+        costs.append(line["episode_cost"])
+        iterates[line["iterate"]].append(line["episode_cost"])
+    return {
+        "environment_steps": steps,
+        "episodes": len(costs),
+        "policies": len(iterates),
+        "policy_violations": sum(np.mean(group) > budget for group in iterates.values()),
+        "episode_violations": sum(cost > budget for cost in costs),
+        "cost_rate": sum(costs) / steps,
+        "cost_regret": sum(max(0.0, cost - budget) for cost in costs),
+        "worst_episode_cost": max(costs),
+    }
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def wait_for_checkpoint(process: subprocess.Popen[str], folder: Path, newer_than: str = "") -> str:
+    """The name of the newest checkpoint, once there is one newer than a given one."""
+    while process.poll() is None:
+        newest = max((file.name for file in folder.glob("checkpoints/step-*.pt")), default="")
+        if newest > newer_than:
+            return newest
+        time.sleep(0.01)
+    pytest.fail(f"ended by itself: {process.communicate()[1]}")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    finish(start(CERL_FULL, out=folder))
+    return folder
+
+
+# ---- what a run leaves -----------------------------------------------------------------------
+
+
+def test_a_run_leaves_a_whole_folder(undisturbed: Path) -> None:
+    config, summary = (read(undisturbed, f"{name}.json") for name in ("config", "summary"))
+    assert {field.name for field in fields(Config)} <= set(config)
+    assert config["recipe"] == summary["recipe"] == "cerl_full"
+    assert {"versions", "commit", "hardware"} <= set(config)
+    assert {(s["task"], s["seed"], s["episode_budget"]) for s in (config, summary)} == {
+        ("SafetyHalfCheetahVelocity-v1", 0, 25.0)
+    }
+    assert summary["environment_steps"] == config["steps"] == STEPS
+    assert summary["wall_seconds"] > 0
+    (evaluation,) = metrics(undisturbed, "evaluation")
+    assert evaluation["return_mean"] == summary["final_return"] == np.mean(summary["final_returns"])
+    assert evaluation["cost_mean"] == summary["final_cost"] == np.mean(summary["final_costs"])
+    for period in ("early", "late"):
+        for figure in ("pessimism", "disagreement_recent", "disagreement_far"):
+            assert np.isfinite(summary[f"{figure}_{period}"])
+
+    checkpoints = sorted(file.name for file in undisturbed.glob("checkpoints/*"))
+    assert checkpoints == [f"step-{step:012d}.pt" for step in (STEPS - 1000, STEPS)]
+    for picture in ("learning.png", "calibration.png"):
+        assert (undisturbed / picture).read_bytes().startswith(b"\x89PNG")
+    (events,) = undisturbed.glob("tensorboard/events.*")
+    assert events.stat().st_size > 1000
+    video = summary["video"]
+    assert video.startswith("none: ") or (undisturbed / video).stat().st_size > 1000
+
+
+def test_the_counts_are_those_of_the_episodes(undisturbed: Path) -> None:
+    summary = read(undisturbed, "summary.json")
+    assert {key: summary[key] for key in recount(undisturbed)} == recount(undisturbed)
+    phases = [line["phase"] for line in metrics(undisturbed, "episode")]
+    assert phases == ["prefill"] * 2 + ["train"] * 4
+
+
+def test_costs_of_every_step_count_whoever_acted(tmp_path: Path) -> None:
+    """A cost of 1 at every so many steps of each episode: none, 50, 25 (prefill), 10, 33, none."""
+    never = 9999
+    change = f"cost = float(steps % {(never, 20, 40, 100, 30, never)}[(steps - 1) // 1000] == 0)"
+    script, run = spoiled(tmp_path, change), tmp_path / "run"
+    finish(start(script, "--prefill-scales", 0.5, 0.75, 1.0, out=run))
+    summary, episodes = read(run, "summary.json"), metrics(run, "episode")
+    assert {key: summary[key] for key in recount(run)} == pytest.approx(recount(run))
+    # Steps of the fourth episode that are multiples of 30 number 33, as 1000 / 30 has a remainder.
+    assert [line["episode_cost"] for line in episodes] == [0, 50, 25, 10, 33, 0]
+    # The prefill is one iterate, whose mean of exactly 25 keeps the budget.
+    assert summary["policy_violations"] == 1
+    assert summary["episode_violations"] == 2
+    assert summary["cost_regret"] == (50 - 25) + (33 - 25)
+    # The guard lets an episode spend 12.5: the 13th cost comes at step 260, 520 or 390.
+    assert [line["fallback_steps"] for line in episodes] == [0, 740, 480, 0, 610, 0]
+    assert summary["guard_episodes"] == 3
+    assert [line["exploration_scale"] for line in episodes[:3]] == [0.5, 0.75, 0.5]
+
+
+def test_the_seed_decides_everything(undisturbed: Path, tmp_path: Path) -> None:
+    same, other = tmp_path / "same", tmp_path / "other"
+    finish(start(CERL_FULL, out=same))
+    finish(start(CERL_FULL, "--seed", 1, out=other))
+    assert outcome(same) == outcome(undisturbed)
+    for one, another in zip(
+        metrics(undisturbed, "episode"), metrics(other, "episode"), strict=True
+    ):
+        assert one["episode_return"] != another["episode_return"]
+
+
+# ---- what a run survives ---------------------------------------------------------------------
+
+
+def kill(run: Path) -> None:
+    """Twice, at any moment after a checkpoint: the second time a run that was itself resumed."""
+    newest = ""
+    for _ in range(2):
+        process = start(CERL_FULL, out=run)
+        newest = wait_for_checkpoint(process, run, newer_than=newest)
+        time.sleep(random.uniform(0.0, 0.6))
+        process.kill()
+        finish(process, -signal.SIGKILL)
+
+
+def interrupt(run: Path) -> None:
+    """Ctrl-C."""
+    process = start(CERL_FULL, out=run)
+    wait_for_checkpoint(process, run)
+    process.send_signal(signal.SIGINT)
+    _, err = finish(process, 130)
+    (line,) = err.strip().splitlines()
+    assert line.startswith("stopped; ")
+    assert line.endswith(f"go on with: python recipes/cerl_full.py --resume {run}")
+
+
+def break_simulator(run: Path) -> None:
+    """A NaN in the middle of the third episode: one clear line, which names what is kept."""
+    script = spoiled(run.parent, "if steps == 2501: observation[3] = float('nan')")
+    _, err = finish(start(script, out=run), 2)
+    (line,) = err.splitlines()
+    assert line.startswith("error: observation: got NaN or infinity at [3]")
+    assert f"{run}/checkpoints/step-000000002000.pt is kept" in line
+    assert line.endswith(f"--resume {run}")
+
+
+@pytest.mark.parametrize("stop", [kill, interrupt, break_simulator])
+def test_resumed_equals_undisturbed(
+    stop: Callable[[Path], None], undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    stop(run)
+    assert not (run / "summary.json").exists()
+    finish(start(CERL_FULL, out=run))
+    assert outcome(run) == outcome(undisturbed)
+
+
+# ---- what a run refuses ----------------------------------------------------------------------
+
+
+def refused(process: subprocess.Popen[str]) -> str:
+    """The one line of an answer to bad input."""
+    _, err = finish(process, 2)
+    (line,) = err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        ("--task SafetyHalfCheetaVelocity-v1", "perhaps you mean SafetyHalfCheetahVelocity-v1"),
+        ("--episode-budget 0", "episode_budget: got 0.0; allowed: above 0"),
+        ("--members 0", "members: got 0; allowed: at least 1"),
+        ("--horizon 32 --seq-len 32", "horizon: got 32; allowed: below seq_len=32"),
+        ("--preset gpu", "invalid choice 'gpu' for argument '--preset'"),
+        ("--member 3", "Unrecognized options: --member, 3; Perhaps you meant: --members"),
+    ],
+)
+def test_bad_settings_leave_no_folder(arguments: str, answer: str, tmp_path: Path) -> None:
+    assert answer in refused(start(CERL_FULL, *arguments.split(), out=tmp_path / "run"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_neither_overwritten_nor_continued_with_other_settings(undisturbed: Path) -> None:
+    before = contents(undisturbed)
+    again = refused(start(CERL_FULL, out=undisturbed.parent / "." / "run"))
+    assert f"{undisturbed} already holds a run: use --resume" in again
+    other = refused(start(CERL_FULL, "--members", 3, out=undisturbed))
+    assert other.endswith("was made with another configuration: members (2, not 3)")
+    assert contents(undisturbed) == before
+
+
+def test_damaged_checkpoints_are_named(undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    checkpoints = sorted(run.glob("checkpoints/*.pt"))
+    for file in checkpoints:
+        file.write_bytes(file.read_bytes()[:-100])
+    before = contents(run)
+    line = refused(start(CERL_FULL, out=run))
+    assert "no readable checkpoint" in line
+    assert all(str(file) in line for file in checkpoints)
+    assert contents(run) == before
+
+
+def test_an_unwritable_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    process = start(CERL_FULL, "--out", tmp_path / "file" / "run", out=tmp_path / "run")
+    assert f"cannot write a run to {tmp_path}/file/run: Not a directory" in refused(process)
+
+
+# ---- ablations -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_runs_with_one_setting_exchanged_at_most(
+    name: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    finish(start(RECIPES / f"{name}.py", out=run))
+    assert read(run, "summary.json")["recipe"] == name
+    ours, theirs = read(undisturbed, "config.json"), read(run, "config.json")
+    differing = {key: theirs[key] for key in ours if theirs[key] != ours[key]}
+    differing.pop("commit", None)
+    assert differing == {"recipe": name, "out": str(run)} | ABLATIONS[name][1]
+
+
+def asked(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Any, dict[str, Any]]:
+    """What a recipe's script hands to `run`."""
+    calls: list[tuple[str, Any, dict[str, Any]]] = []
+    monkeypatch.setattr(training, "run", lambda *a, **defaults: calls.append((*a, defaults)))
+    runpy.run_path(str(RECIPES / f"{name}.py"), run_name="__main__")
+    return calls[0]
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_exchanges_one_block(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    block, settings = ABLATIONS[name]
+    recipe, make_agent, defaults = asked(name, monkeypatch)
+    assert (recipe, make_agent.func, defaults) == (name, cerl_full.CERL, settings)
+    config = Config(**SMOKE)
+    environment = make_environment(config.task, action_repeat=config.action_repeat)
+    ours, theirs = cerl_full.CERL(config, environment), make_agent(config, environment)
+    assert {
+        field.name
+        for field in fields(cerl_full.Blocks)
+        if getattr(ours.blocks, field.name) != getattr(theirs.blocks, field.name)
+    } == {block}
+    # And so in the agents as built: the same modules from the same weights.
+    for part in cerl_full.CERL.STATEFUL:
+        one, another = getattr(ours, part), getattr(theirs, part)
+        if part == block:
+            assert type(one) is not type(another)
+        else:
+            assert type(one) is type(another)
+            assert same(one.state_dict(), another.state_dict()), part
+
+
+def same(one: Any, another: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, another)
+    if isinstance(one, dict):
+        return one.keys() == another.keys() and all(same(one[k], another[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(another) and all(map(same, one, another))
+    return one == another
+
+
+# ---- the loop --------------------------------------------------------------------------------
+
+
+class CostlyEnvironment:
+    """Fifty actions of two steps; every step costs 1."""
+
+    action_space = SimpleNamespace(shape=(2,))
+
+    def __init__(self) -> None:
+        self.actions: list[np.ndarray] = []
+
+    def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.actions.append(action)
+        over = len(self.actions) == 50
+        return np.zeros(3, np.float32), 1.0, False, over, {"cost": 2.0, "inner_steps": 2}
+
+
+class RecordingAgent:
+    """Always acts with ones; keeps what it is told to remember."""
+
+    def __init__(self) -> None:
+        self.remembered: list[tuple[np.ndarray, float]] = []
+
+    def start_episode(self) -> None: ...
+
+    def act(self, observation: np.ndarray, scale: float) -> np.ndarray:
+        return np.ones(2, np.float32)
+
+    def observe(
+        self, observation: np.ndarray, action: np.ndarray, reward: float, cost: float, **_: bool
+    ) -> None:
+        self.remembered.append((action, cost))
+
+
+@pytest.mark.parametrize(("share", "trusted"), [(0.4, 5), (0.5, 7), (None, 50)])
+def test_the_base_policy_takes_over_once_the_share_is_spent(
+    share: float | None, trusted: int
+) -> None:
+    guard = BudgetGuard(episode_budget=25.0, share=share) if share else None
+    agent: Any = RecordingAgent()
+    environment: Any = CostlyEnvironment()
+    episode = training.run_episode(agent, environment, guard, 1.0)
+    assert [action.tolist() for action in environment.actions] == (
+        [[1.0, 1.0]] * trusted + [[0.0, 0.0]] * (50 - trusted)
+    )
+    assert (episode.episode_return, episode.cost, episode.steps) == (50.0, 100.0, 100)
+    assert episode.fallback_steps == 2 * (50 - trusted)
+    assert [cost for _, cost in agent.remembered] == [0.0] + [2.0] * trusted
+
+
+def test_an_evaluation_is_not_remembered() -> None:
+    agent: Any = RecordingAgent()
+    environment: Any = CostlyEnvironment()
+    assert training.run_episode(agent, environment, None, 0.0, remember=False).cost == 100.0
+    assert not agent.remembered
+
+
+@pytest.mark.parametrize(
+    ("costs", "scale"),
+    [
+        ([], 0.25),
+        ([0.0], 0.5),
+        ([0.0, 0.0], 1.0),
+        ([3.0], 0.25),
+        ([0.0, 0.0, 3.0], 0.5),
+        ([0.0, 0.0, 3.0, 0.0], 0.5),
+        ([0.0, 3.0, 0.0, 0.0], 0.25),
+    ],
+)
+def test_exploration_climbs_only_while_nothing_has_cost(costs: list[float], scale: float) -> None:
+    """After a cost it stays at the last rung that had none."""
+    config = Config(prefill_scales=(0.25, 0.5, 1.0, 1.5, 2.0))
+    records = [EpisodeRecord(0, cost, 0.0, 1000) for cost in costs]
+    assert training._scale(config, training._State(records, 0.0, [0] * len(costs))) == scale
