@@ -124,7 +124,10 @@ class EnsemblePosterior(nn.Module):
                     Tensor,
                     pyro.sample(
                         name,
-                        dist.Normal(anchor, self._buffer("std", name)).to_event(anchor.dim() - 1),
+                        # Checking each weight at each step would double the cost of the prior.
+                        dist.Normal(
+                            anchor, self._buffer("std", name), validate_args=False
+                        ).to_event(anchor.dim() - 1),
                     ),
                 )
                 for name, anchor in self.anchors(members).items()
