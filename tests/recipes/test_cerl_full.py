@@ -28,7 +28,7 @@ from blocks import BudgetGuard, EpisodeRecord, make_environment
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CERL_FULL = RECIPES / "cerl_full.py"
-STEPS = 6000  # smoke sizes, but long enough to be killed twice
+STEPS = 5000  # long enough to be killed twice
 ABLATIONS = {
     "ablation_mean_aggregator": ("aggregate", {}),
     "ablation_augmented_lagrangian": ("optimizer", {}),
@@ -62,17 +62,20 @@ run("cerl_full", CERL)
 """
 
 
-def start(script: Path, *arguments: object, out: Path) -> subprocess.Popen[str]:
-    """A recipe with `--smoke` sizes, or going on where `out` already holds a run."""
-    where = ("--resume", out) if out.exists() else ("--smoke", "--steps", STEPS, "--out", out)
+def start(run: Path, *arguments: object, script: Path = CERL_FULL) -> subprocess.Popen[str]:
+    """A run of smoke sizes, or the one that `run` already holds, resumed."""
+    where = ("--resume", run) if run.exists() else ("--smoke", "--steps", STEPS, "--out", run)
+    return launch(script, *where, *arguments)
+
+
+def launch(script: Path, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, script, *map(str, (*where, *arguments))],
-        cwd=out.parent,
+        [sys.executable, str(script), *map(str, arguments)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell ignores the interrupt for what it runs in the background, and so for its children.
+        # What a shell runs in the background, and its children, would ignore the interrupt.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
@@ -146,7 +149,7 @@ def wait_for_checkpoint(process: subprocess.Popen[str], folder: Path, newer_than
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    finish(start(CERL_FULL, out=folder))
+    finish(start(folder))
     return folder
 
 
@@ -184,33 +187,33 @@ def test_the_counts_are_those_of_the_episodes(undisturbed: Path) -> None:
     summary = read(undisturbed, "summary.json")
     assert {key: summary[key] for key in recount(undisturbed)} == recount(undisturbed)
     phases = [line["phase"] for line in metrics(undisturbed, "episode")]
-    assert phases == ["prefill"] * 2 + ["train"] * 4
+    assert phases == ["prefill"] * 2 + ["train"] * 3
 
 
 def test_costs_of_every_step_count_whoever_acted(tmp_path: Path) -> None:
-    """A cost of 1 at every so many steps of each episode: none, 50, 25 (prefill), 10, 33, none."""
-    never = 9999
-    change = f"cost = float(steps % {(never, 20, 40, 100, 30, never)}[(steps - 1) // 1000] == 0)"
+    """A cost of 1 every so many steps: episodes of 0, 50 and 25 (the prefill), 10 and 40."""
+    change = "cost = float(steps % (9999, 20, 40, 100, 25)[(steps - 1) // 1000] == 0)"
     script, run = spoiled(tmp_path, change), tmp_path / "run"
-    finish(start(script, "--prefill-scales", 0.5, 0.75, 1.0, out=run))
+    flags = "--prefill-scales 0.5 0.75 1.0 --episode-budget 25 --guard-share 0.5".split()
+    finish(start(run, *flags, script=script))
     summary, episodes = read(run, "summary.json"), metrics(run, "episode")
     assert {key: summary[key] for key in recount(run)} == pytest.approx(recount(run))
-    # Steps of the fourth episode that are multiples of 30 number 33, as 1000 / 30 has a remainder.
-    assert [line["episode_cost"] for line in episodes] == [0, 50, 25, 10, 33, 0]
+    assert [line["episode_cost"] for line in episodes] == [0, 50, 25, 10, 40]
     # The prefill is one iterate, whose mean of exactly 25 keeps the budget.
     assert summary["policy_violations"] == 1
     assert summary["episode_violations"] == 2
-    assert summary["cost_regret"] == (50 - 25) + (33 - 25)
-    # The guard lets an episode spend 12.5: the 13th cost comes at step 260, 520 or 390.
-    assert [line["fallback_steps"] for line in episodes] == [0, 740, 480, 0, 610, 0]
+    assert summary["cost_regret"] == (50 - 25) + (40 - 25)
+    assert summary["cost_rate"] == pytest.approx(125 / 5000)
+    # An episode may spend 12.5 until the guard trips: the 13th cost comes at step 260, 520 or 325.
+    assert [line["fallback_steps"] for line in episodes] == [0, 740, 480, 0, 674]
     assert summary["guard_episodes"] == 3
     assert [line["exploration_scale"] for line in episodes[:3]] == [0.5, 0.75, 0.5]
 
 
 def test_the_seed_decides_everything(undisturbed: Path, tmp_path: Path) -> None:
     same, other = tmp_path / "same", tmp_path / "other"
-    finish(start(CERL_FULL, out=same))
-    finish(start(CERL_FULL, "--seed", 1, out=other))
+    finish(start(same))
+    finish(start(other, "--seed", 1))
     assert outcome(same) == outcome(undisturbed)
     for one, another in zip(
         metrics(undisturbed, "episode"), metrics(other, "episode"), strict=True
@@ -225,7 +228,7 @@ def kill(run: Path) -> None:
     """Twice, at any moment after a checkpoint: the second time a run that was itself resumed."""
     newest = ""
     for _ in range(2):
-        process = start(CERL_FULL, out=run)
+        process = start(run)
         newest = wait_for_checkpoint(process, run, newer_than=newest)
         time.sleep(random.uniform(0.0, 0.6))
         process.kill()
@@ -234,7 +237,7 @@ def kill(run: Path) -> None:
 
 def interrupt(run: Path) -> None:
     """Ctrl-C."""
-    process = start(CERL_FULL, out=run)
+    process = start(run)
     wait_for_checkpoint(process, run)
     process.send_signal(signal.SIGINT)
     _, err = finish(process, 130)
@@ -245,8 +248,8 @@ def interrupt(run: Path) -> None:
 
 def break_simulator(run: Path) -> None:
     """A NaN in the middle of the third episode: one clear line, which names what is kept."""
-    script = spoiled(run.parent, "if steps == 2501: observation[3] = float('nan')")
-    _, err = finish(start(script, out=run), 2)
+    script = spoiled(run.parent, "if steps == 2500: observation[3] = float('nan')")
+    _, err = finish(start(run, script=script), 2)
     (line,) = err.splitlines()
     assert line.startswith("error: observation: got NaN or infinity at [3]")
     assert f"{run}/checkpoints/step-000000002000.pt is kept" in line
@@ -260,7 +263,7 @@ def test_resumed_equals_undisturbed(
     run = tmp_path / "run"
     stop(run)
     assert not (run / "summary.json").exists()
-    finish(start(CERL_FULL, out=run))
+    finish(start(run))
     assert outcome(run) == outcome(undisturbed)
 
 
@@ -287,15 +290,15 @@ def refused(process: subprocess.Popen[str]) -> str:
     ],
 )
 def test_bad_settings_leave_no_folder(arguments: str, answer: str, tmp_path: Path) -> None:
-    assert answer in refused(start(CERL_FULL, *arguments.split(), out=tmp_path / "run"))
+    assert answer in refused(start(tmp_path / "run", *arguments.split()))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_run_is_neither_overwritten_nor_continued_with_other_settings(undisturbed: Path) -> None:
     before = contents(undisturbed)
-    again = refused(start(CERL_FULL, out=undisturbed.parent / "." / "run"))
+    again = refused(launch(CERL_FULL, "--smoke", "--out", undisturbed))
     assert f"{undisturbed} already holds a run: use --resume" in again
-    other = refused(start(CERL_FULL, "--members", 3, out=undisturbed))
+    other = refused(start(undisturbed, "--members", 3))
     assert other.endswith("was made with another configuration: members (2, not 3)")
     assert contents(undisturbed) == before
 
@@ -307,7 +310,7 @@ def test_damaged_checkpoints_are_named(undisturbed: Path, tmp_path: Path) -> Non
     for file in checkpoints:
         file.write_bytes(file.read_bytes()[:-100])
     before = contents(run)
-    line = refused(start(CERL_FULL, out=run))
+    line = refused(start(run))
     assert "no readable checkpoint" in line
     assert all(str(file) in line for file in checkpoints)
     assert contents(run) == before
@@ -315,8 +318,8 @@ def test_damaged_checkpoints_are_named(undisturbed: Path, tmp_path: Path) -> Non
 
 def test_an_unwritable_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    process = start(CERL_FULL, "--out", tmp_path / "file" / "run", out=tmp_path / "run")
-    assert f"cannot write a run to {tmp_path}/file/run: Not a directory" in refused(process)
+    run = tmp_path / "file" / "run"
+    assert f"cannot write a run to {run}: Not a directory" in refused(start(run))
 
 
 # ---- ablations -------------------------------------------------------------------------------
@@ -327,7 +330,7 @@ def test_an_ablation_runs_with_one_setting_exchanged_at_most(
     name: str, undisturbed: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    finish(start(RECIPES / f"{name}.py", out=run))
+    finish(start(run, script=RECIPES / f"{name}.py"))
     assert read(run, "summary.json")["recipe"] == name
     ours, theirs = read(undisturbed, "config.json"), read(run, "config.json")
     differing = {key: theirs[key] for key in ours if theirs[key] != ours[key]}

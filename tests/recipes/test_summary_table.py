@@ -1,0 +1,63 @@
+"""The README's table of runs: figures are copied, counted or averaged as said."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import summary_table
+
+
+def write(folder: Path, **changes: Any) -> str:
+    folder.mkdir()
+    summary = {
+        "recipe": "cerl_full",
+        "members": 5,
+        "guard_share": 0.6,
+        "seed": 0,
+        "environment_steps": 1000,
+        "policy_violations": 0,
+        "episode_violations": 1,
+        "worst_episode_cost": 30.0,
+        "cost_rate": 0.01,
+        "guard_episodes": 2,
+        "final_return": 100.0,
+        "final_cost": 1.0,
+        "wall_seconds": 60.0,
+    }
+    (folder / "summary.json").write_text(json.dumps(summary | changes))
+    return str(folder)
+
+
+def test_seeds_are_put_together_by_interquartile_mean_sum_and_maximum(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    returns = [100.0, 200.0, 300.0, 400.0, 9000.0]  # the outliers at either end do not count
+    folders = [
+        write(tmp_path / str(seed), seed=seed, final_return=value, worst_episode_cost=10.0 * seed)
+        for seed, value in enumerate(returns)
+    ]
+    summary_table.main(folders)
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 2 + 5 + 1
+    cells = [cell.strip() for cell in rows[-1].strip("|").split("|")]
+    assert cells[:5] == ["cerl_full", "all 5", "1,000", "0", "5"]
+    assert cells[5] == "40"  # the worst of all
+    assert cells[8] == "300"
+
+
+def test_kinds_of_run_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary_table.main(
+        [
+            write(tmp_path / "a"),
+            write(tmp_path / "b", members=1),
+            write(tmp_path / "c", guard_share=0.0),
+        ]
+    )
+    titles = [row.split("|")[1].strip() for row in capsys.readouterr().out.splitlines()[2:]]
+    assert titles == ["cerl_full, K = 1", "cerl_full, no guard", "cerl_full"]
+
+
+def test_a_folder_without_a_summary_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no summary to read in .*nothing"):
+        summary_table.main([str(tmp_path / "nothing")])
