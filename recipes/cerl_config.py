@@ -148,6 +148,7 @@ PAPER: dict[str, Any] = {
     "steps": 1_000_000,
     "guard_share": 0.0,
     "budget_share": 1.0,
+    "cost_prior": 1e-6,
     "deter": 200,
     "stoch": 60,
     "hidden": 200,

@@ -828,3 +828,28 @@ def test_a_wrong_option_is_named(option: str, value: float) -> None:
 def test_no_parameters_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^params is empty"):
         LBSGD([], eta=0.1, objective_smoothness=1.0, constraint_smoothness=1.0)
+
+
+def test_a_learning_rate_can_be_scheduled_and_is_resumed() -> None:
+    def make() -> tuple[nn.Parameter, LBSGD]:
+        x = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+        return x, LBSGD(
+            [x],
+            eta=0.1,
+            objective_smoothness=1.0,
+            constraint_smoothness=0.0,
+            direction="adam",
+            learning_rate=0.1,
+        )
+
+    x, optimizer = make()
+    optimizer.learning_rate = 0.01
+    step = optimizer.step(-(x - 1).square().sum(), x.sum(), 100.0)
+    # Adam's first step moves every parameter by its learning rate.
+    torch.testing.assert_close(x.detach(), torch.full_like(x, 0.01))
+    assert float(step.step_length) == pytest.approx(0.01 * 3**0.5)
+    _, resumed = make()
+    resumed.load_state_dict(optimizer.state_dict())
+    assert resumed.learning_rate == 0.01
+    with pytest.raises(ValueError, match="learning_rate"):
+        optimizer.learning_rate = 0.0

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from blocks import BudgetGuard, EpisodeRecord, make_environment
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CERL_FULL = RECIPES / "cerl_full.py"
-STEPS = 5000  # long enough to be killed twice
+STEPS = 5000  # long enough to be stopped three times
 ABLATIONS = {
     "ablation_mean_aggregator": ("aggregate", {}),
     "ablation_augmented_lagrangian": ("optimizer", {}),
@@ -62,16 +61,19 @@ run("cerl_full", CERL)
 """
 
 
-def start(run: Path, *arguments: object, script: Path = CERL_FULL) -> subprocess.Popen[str]:
+def start(
+    run: Path, *arguments: object, script: Path = CERL_FULL, video: bool = False
+) -> subprocess.Popen[str]:
     """A run of smoke sizes, or the one that `run` already holds, resumed."""
     where = ("--resume", run) if run.exists() else ("--smoke", "--steps", STEPS, "--out", run)
-    return launch(script, *where, *arguments)
+    return launch(script, *where, *arguments, video=video)
 
 
-def launch(script: Path, *arguments: object) -> subprocess.Popen[str]:
+def launch(script: Path, *arguments: object, video: bool = False) -> subprocess.Popen[str]:
+    """A recipe in a process of its own; drawing a video is a third of a smoke run's time."""
     return subprocess.Popen(
         [sys.executable, str(script), *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | ({} if video else {"MUJOCO_GL": "disabled"}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -84,6 +86,14 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     out, err = process.communicate(timeout=120)
     assert process.returncode == code, err[-2000:]
     return out, err
+
+
+def refused(process: subprocess.Popen[str]) -> str:
+    """The one line of an answer to bad input."""
+    _, err = finish(process, 2)
+    (line,) = err.splitlines()
+    assert line.startswith("error: ")
+    return line
 
 
 def spoiled(folder: Path, change: str) -> Path:
@@ -107,7 +117,7 @@ def metrics(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
 def outcome(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """All that a run with the same seed must repeat."""
     summary = read(folder, "summary.json")
-    del summary["wall_seconds"]
+    del summary["wall_seconds"], summary["video"]
     return metrics(folder), summary
 
 
@@ -136,20 +146,10 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def wait_for_checkpoint(process: subprocess.Popen[str], folder: Path, newer_than: str = "") -> str:
-    """The name of the newest checkpoint, once there is one newer than a given one."""
-    while process.poll() is None:
-        newest = max((file.name for file in folder.glob("checkpoints/step-*.pt")), default="")
-        if newest > newer_than:
-            return newest
-        time.sleep(0.01)
-    pytest.fail(f"ended by itself: {process.communicate()[1]}")
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    finish(start(folder))
+    finish(start(folder, video=True))
     return folder
 
 
@@ -194,8 +194,8 @@ def test_costs_of_every_step_count_whoever_acted(tmp_path: Path) -> None:
     """A cost of 1 every so many steps: episodes of 0, 50 and 25 (the prefill), 10 and 40."""
     change = "cost = float(steps % (9999, 20, 40, 100, 25)[(steps - 1) // 1000] == 0)"
     script, run = spoiled(tmp_path, change), tmp_path / "run"
-    flags = "--prefill-scales 0.5 0.75 1.0 --episode-budget 25 --guard-share 0.5".split()
-    finish(start(run, *flags, script=script))
+    settings = "--episode-budget 25 --guard-share 0.5 --prefill-scales 0.5 0.75 1.0"
+    finish(start(run, *settings.split(), script=script))
     summary, episodes = read(run, "summary.json"), metrics(run, "episode")
     assert {key: summary[key] for key in recount(run)} == pytest.approx(recount(run))
     assert [line["episode_cost"] for line in episodes] == [0, 50, 25, 10, 40]
@@ -213,26 +213,43 @@ def test_costs_of_every_step_count_whoever_acted(tmp_path: Path) -> None:
 def test_the_seed_decides_everything(undisturbed: Path, tmp_path: Path) -> None:
     same, other = tmp_path / "same", tmp_path / "other"
     finish(start(same))
-    finish(start(other, "--seed", 1))
     assert outcome(same) == outcome(undisturbed)
-    for one, another in zip(
-        metrics(undisturbed, "episode"), metrics(other, "episode"), strict=True
-    ):
+    finish(start(other, "--seed", 1, "--steps", 2000))  # the prefill alone
+    ours, theirs = (metrics(run, "episode")[:2] for run in (undisturbed, other))
+    for one, another in zip(ours, theirs, strict=True):
         assert one["episode_return"] != another["episode_return"]
 
 
 # ---- what a run survives ---------------------------------------------------------------------
 
 
-def kill(run: Path) -> None:
-    """Twice, at any moment after a checkpoint: the second time a run that was itself resumed."""
-    newest = ""
-    for _ in range(2):
-        process = start(run)
-        newest = wait_for_checkpoint(process, run, newer_than=newest)
-        time.sleep(random.uniform(0.0, 0.6))
-        process.kill()
-        finish(process, -signal.SIGKILL)
+def test_stopped_and_resumed_equals_undisturbed(undisturbed: Path, tmp_path: Path) -> None:
+    """The simulator breaks, the machine dies, the user interrupts: each time it goes on."""
+    run = tmp_path / "run"
+    break_simulator(run)
+    kill(run, within=pace(undisturbed))
+    interrupt(run)
+    assert not (run / "summary.json").exists()
+    finish(start(run))
+    assert outcome(run) == outcome(undisturbed)
+
+
+def break_simulator(run: Path) -> None:
+    """A NaN in the middle of the second episode: one clear line, which names what is kept."""
+    script = spoiled(run.parent, "if steps == 1500: observation[3] = float('nan')")
+    line = refused(start(run, script=script))
+    assert line.startswith("error: observation: got NaN or infinity at [3]")
+    assert f"{run}/checkpoints/step-000000001000.pt is kept" in line
+    assert line.endswith(f"--resume {run}")
+
+
+def kill(run: Path, within: float) -> None:
+    """At any moment of the episode (or the learning) that follows a checkpoint."""
+    process = start(run)
+    wait_for_checkpoint(process, run)
+    time.sleep(random.uniform(0.0, within))
+    process.kill()
+    finish(process, -signal.SIGKILL)
 
 
 def interrupt(run: Path) -> None:
@@ -246,36 +263,23 @@ def interrupt(run: Path) -> None:
     assert line.endswith(f"go on with: python recipes/cerl_full.py --resume {run}")
 
 
-def break_simulator(run: Path) -> None:
-    """A NaN in the middle of the third episode: one clear line, which names what is kept."""
-    script = spoiled(run.parent, "if steps == 2500: observation[3] = float('nan')")
-    _, err = finish(start(run, script=script), 2)
-    (line,) = err.splitlines()
-    assert line.startswith("error: observation: got NaN or infinity at [3]")
-    assert f"{run}/checkpoints/step-000000002000.pt is kept" in line
-    assert line.endswith(f"--resume {run}")
+def wait_for_checkpoint(process: subprocess.Popen[str], run: Path) -> None:
+    """Until there is a checkpoint that was not there before."""
+    before = set(run.glob("checkpoints/step-*.pt"))
+    while process.poll() is None:
+        if set(run.glob("checkpoints/step-*.pt")) - before:
+            return
+        time.sleep(0.01)
+    pytest.fail(f"ended by itself: {process.communicate()[1]}")
 
 
-@pytest.mark.parametrize("stop", [kill, interrupt, break_simulator])
-def test_resumed_equals_undisturbed(
-    stop: Callable[[Path], None], undisturbed: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    stop(run)
-    assert not (run / "summary.json").exists()
-    finish(start(run))
-    assert outcome(run) == outcome(undisturbed)
+def pace(run: Path) -> float:
+    """Seconds for an episode and the learning after it."""
+    times = [json.loads(line)["time"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return (times[-1] - times[0]) / (STEPS / 1000)
 
 
 # ---- what a run refuses ----------------------------------------------------------------------
-
-
-def refused(process: subprocess.Popen[str]) -> str:
-    """The one line of an answer to bad input."""
-    _, err = finish(process, 2)
-    (line,) = err.splitlines()
-    assert line.startswith("error: ")
-    return line
 
 
 @pytest.mark.parametrize(
@@ -331,7 +335,9 @@ def test_an_ablation_runs_with_one_setting_exchanged_at_most(
 ) -> None:
     run = tmp_path / "run"
     finish(start(run, script=RECIPES / f"{name}.py"))
-    assert read(run, "summary.json")["recipe"] == name
+    summary = read(run, "summary.json")
+    assert summary["recipe"] == name
+    assert summary["video"].startswith("none: ")
     ours, theirs = read(undisturbed, "config.json"), read(run, "config.json")
     differing = {key: theirs[key] for key in ours if theirs[key] != ours[key]}
     differing.pop("commit", None)
