@@ -138,6 +138,11 @@ class SequenceReplay:
         starts = np.where(starts > last, late, starts).clip(oldest)
         return self.gather(torch.from_numpy(starts), seq_len)
 
+    def newest_episode(self) -> Transitions:
+        """The newest episode as one sequence ``[1, time, ...]``, as far as it is still stored."""
+        first = max(self._episode_starts[-1], self.added - len(self))
+        return self.gather(torch.tensor([first]), self.added - first)
+
     def gather(self, starts: Tensor, seq_len: int) -> Transitions:
         """The sequences that begin at the given rows (counted since the first ever added)."""
         rows = starts.unsqueeze(-1) + torch.arange(seq_len)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from cerl_config import Config
-from diagnostics import average, cost_disagreement, policy_metrics
+from diagnostics import average, cost_disagreement, disagreement_on, policy_metrics
 from torch import Tensor, nn
 from training import run
 from wiring import build_world_model, sizes
@@ -167,14 +167,17 @@ class CERL:
             c.actor_learning_rate_end - c.actor_learning_rate
         )
         self.phases += 1
-        model = self.learn_model(self.config.updates_per_episode)
-        policy = self.learn_policy(self.config.updates_per_episode)
+        rate = self.budget * (1 - c.cost_discount)
+        newest = self.replay.newest_episode()
+        new = disagreement_on(self.model, newest, rate)
+        model = self.learn_model(c.updates_per_episode)
+        learned = disagreement_on(self.model, newest, rate)
+        policy = self.learn_policy(c.updates_per_episode)
         recent = State(*(x[:256] for x in self.start_states()))
-        rate = self.budget * (1 - self.config.cost_discount)
         spread = cost_disagreement(
             self.model, self.weights(), recent, self.actor.action, rate, self.generator
         )
-        return model | policy | spread
+        return model | policy | spread | {"disagreement_new": new, "disagreement_learned": learned}
 
     def learn_model(self, updates: int) -> dict[str, float]:
         """Fit the Bayesian world model to the replay."""

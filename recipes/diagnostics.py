@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blocks import State, WorldModel, imagine
+from blocks import State, Transitions, WorldModel, imagine
 from blocks.types import Weights
 
 FAR_STEPS = 20
@@ -32,6 +32,17 @@ def average(metrics: list[dict[str, float]]) -> dict[str, float]:
     """Mean of each metric over the updates of a phase."""
     names = metrics[0] if metrics else ()
     return {name: sum(m[name] for m in metrics) / len(metrics) for name in names}
+
+
+@torch.no_grad()
+def disagreement_on(model: WorldModel, data: Transitions, cost_rate: float) -> float:
+    """Members' disagreement about the cost of an episode ``[1, time, ...]``, as below.
+
+    Before and after the model has learned from the episode, this shows what data are worth.
+    """
+    feat = model.filter(data, torch.Generator().manual_seed(0)).state.feat.flatten(0, 1)
+    weights = model.parameter_posterior.sample()
+    return float(model.cost(feat, weights).std(0, unbiased=False).mean()) / cost_rate
 
 
 @torch.no_grad()

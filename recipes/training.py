@@ -311,7 +311,7 @@ def _finish(
 def _disagreement(run_folder: RunFolder) -> dict[str, float]:
     """Pessimism and cost disagreement, early (first ten updates) and late (last ten)."""
     updates = run_folder.read_metrics("update")
-    names = ("pessimism", "disagreement_recent", "disagreement_far")
+    names = ["pessimism", *(f"disagreement_{w}" for w in ("recent", "far", "new", "learned"))]
     figures = {}
     for period, rows in (("early", updates[:10]), ("late", updates[-10:])):
         for name in names:

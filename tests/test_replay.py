@@ -327,3 +327,13 @@ def test_a_sequence_longer_than_what_is_stored_is_refused() -> None:
         replay.sample(2, 6)
     data: Tensor = replay.sample(2, 5).row
     assert data.tolist() == [[4, 5, 6, 7, 8]] * 2
+
+
+def test_the_newest_episode_is_one_sequence() -> None:
+    replay = make(20)
+    fill(replay, [10, 7])
+    newest = replay.newest_episode()
+    assert newest.row.tolist() == [list(range(10, 17))]
+    assert newest.is_first[0].tolist() == [True] + [False] * 6
+    fill(replay, [30])  # longer than the ring: what is left of it
+    assert replay.newest_episode().row.tolist() == [list(range(27, 47))]

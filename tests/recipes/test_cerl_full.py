@@ -83,7 +83,10 @@ def launch(script: Path, *arguments: object, video: bool = False) -> subprocess.
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
-    out, err = process.communicate(timeout=120)
+    try:
+        out, err = process.communicate(timeout=250)
+    finally:
+        process.kill()
     assert process.returncode == code, err[-2000:]
     return out, err
 

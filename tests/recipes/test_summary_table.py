@@ -59,5 +59,5 @@ def test_kinds_of_run_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_folder_without_a_summary_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="no summary to read in .*nothing"):
+    with pytest.raises(SystemExit, match=r"no summary to read in .*nothing"):
         summary_table.main([str(tmp_path / "nothing")])
