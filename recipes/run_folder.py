@@ -293,4 +293,6 @@ def _write_atomically(file: Path, write: Callable[[BinaryIO], object]) -> None:
         os.close(folder)
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
         temporary.unlink(missing_ok=True)
+        if isinstance(error.__context__, KeyboardInterrupt):  # and a Ctrl-C as well
+            raise error.__context__ from None
         raise RunError(f"cannot write {file}: {error}".splitlines()[0]) from error
