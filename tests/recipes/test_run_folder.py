@@ -1,5 +1,6 @@
 """A run's folder survives kills, damage and mistakes, and loses or doubles no line."""
 
+import io
 import json
 import math
 import re
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import provenance
@@ -78,7 +80,7 @@ def python(program: str, path: Path) -> subprocess.CompletedProcess[str]:
         env={"PYTHONPATH": recipes, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
     )
 
 
@@ -275,6 +277,24 @@ except RunError as error:
     run.save_checkpoint({"step": 1}, 1)
     done = python(program, run.path)
     assert re.fullmatch(r"cannot write .*step-000000000002\.pt: .+\n", done.stdout), done.stderr
+    assert run.read_checkpoint()["step"] == 1
+    assert len(list((run.path / "checkpoints").iterdir())) == 1
+
+
+def test_an_interrupted_save_is_an_interrupt_and_leaves_the_checkpoint_before(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(io.BytesIO):
+        def write(self, content: Any) -> int:
+            if self.tell() > 1000:  # amid the data: torch then raises an error of its own
+                raise KeyboardInterrupt
+            return super().write(content)
+
+    run.save_checkpoint({"step": 1}, 1)
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda known, file: save(known, Interrupted()))
+    with pytest.raises(KeyboardInterrupt):
+        run.save_checkpoint({"replay": torch.zeros(1000)}, 2)
     assert run.read_checkpoint()["step"] == 1
     assert len(list((run.path / "checkpoints").iterdir())) == 1
 
