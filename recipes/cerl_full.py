@@ -16,7 +16,7 @@ from cerl_config import Config
 from diagnostics import average, cost_disagreement, disagreement_on, policy_metrics
 from torch import Tensor, nn
 from training import run
-from wiring import build_world_model, sizes
+from wiring import build_world_model, critic_optimizer, model_optimizer, sizes
 
 from blocks import (
     LBSGD,
@@ -92,23 +92,10 @@ class CERL:
             Critic, feat, members=c.members, hidden=c.hidden, target_rate=c.target_rate
         )
         self.critic, self.cost_critic = critic(unit=1 / (1 - c.discount)), critic(unit=self.budget)
-
         self.optimizer = blocks.optimizer(self.actor, c)
-        self.model_parameters = [p for p in self.model.parameters() if p.requires_grad]
-        cost = self.model.parameter_posterior.parameters_below("cost")
-        is_cost = set(cost)  # in the groups a set's order would change from process to process
-        self.model_optimizer = torch.optim.Adam(
-            [
-                {"params": [p for p in self.model_parameters if p not in is_cost]},
-                {"params": cost, "lr": c.cost_learning_rate},
-            ],
-            c.model_learning_rate,
-            fused=True,
-        )
-        critics = [p for m in (self.critic, self.cost_critic) for p in m.weights.values()]
-        self.critic_optimizer = torch.optim.Adam(critics, c.critic_learning_rate, fused=True)
+        self.model_optimizer = model_optimizer(c, self.model)
+        self.critic_optimizer = critic_optimizer(c, self.critic, self.cost_critic)
         self.return_scale = 1.0
-        self.phases, self.last_phase = 0, max(1, c.steps // environment.episode_length)
 
     # ---- acting ------------------------------------------------------------------------------
 
@@ -136,37 +123,23 @@ class CERL:
         self.last_action = action
         return action[0].numpy()
 
-    def observe(
-        self,
-        observation: Any,
-        action: Any,
-        reward: float,
-        cost: float,
-        *,
-        is_first: bool,
-        terminated: bool,
-    ) -> None:
-        """Remember what was observed, and the action, reward and cost that led to it."""
-        self.replay.add(
-            observation, action, reward=reward, cost=cost, is_first=is_first, terminated=terminated
-        )
-
     # ---- learning ----------------------------------------------------------------------------
 
     def begin(self) -> dict[str, float]:
         """After the prefill: learn the model and the first policy's values, then improve it."""
         self.learn_model(self.config.prefill_updates)
         self.learn_policy(self.config.prefill_updates // 3, improve=False)
-        return self.learn()
+        return self.learn(0.0)
 
-    def learn(self) -> dict[str, float]:
-        """One phase of model learning and one of policy learning; returns their metrics."""
+    def learn(self, done: float) -> dict[str, float]:
+        """One phase of model learning and one of policy learning; returns their metrics.
+
+        The policy's learning rate falls linearly with the share ``done`` of the run.
+        """
         c = self.config
-        share = min(1.0, self.phases / self.last_phase)
-        self.optimizer.learning_rate = c.actor_learning_rate + share * (
+        self.optimizer.learning_rate = c.actor_learning_rate + done * (
             c.actor_learning_rate_end - c.actor_learning_rate
         )
-        self.phases += 1
         rate = self.budget * (1 - c.cost_discount)
         newest = self.replay.newest_episode()
         new = disagreement_on(self.model, newest, rate)
@@ -195,7 +168,7 @@ class CERL:
             loss = self.model.loss(data, data_size=len(self.replay), generator=self.generator)
             self.model_optimizer.zero_grad()
             loss.total.backward()
-            nn.utils.clip_grad_norm_(self.model_parameters, 100.0)
+            nn.utils.clip_grad_norm_(self.model.parameters(), 100.0)
             self.model_optimizer.step()
             losses.append(
                 {f"model_{name}": float(value.detach()) for name, value in loss._asdict().items()}
@@ -295,7 +268,6 @@ class CERL:
         return parts | {
             "generator": self.generator.get_state(),
             "return_scale": self.return_scale,
-            "phases": self.phases,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -303,7 +275,7 @@ class CERL:
         for name in self.STATEFUL:
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
-        self.return_scale, self.phases = state["return_scale"], state["phases"]
+        self.return_scale = state["return_scale"]
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""The world model of the recipes, wired from blocks."""
+"""The world model of the recipes, wired from blocks, and the optimisers of model and critics."""
 
 from functools import partial
 
+import torch
 from cerl_config import Config
 
 from blocks import (
     RSSM,
     CostHead,
+    Critic,
     EnsemblePosterior,
     Normalizer,
     RewardHead,
@@ -50,6 +52,21 @@ def build_world_model(config: Config, environment: SafetyEnvironment, family: Fa
         free_nats=c.free_nats,
         kl_mix=c.kl_mix,
     )
+
+
+def model_optimizer(config: Config, model: WorldModel) -> torch.optim.Adam:
+    """Adam on the world model; the cost heads have a learning rate of their own."""
+    cost = model.parameter_posterior.parameters_below("cost")
+    is_cost = set(cost)  # in the groups a set's order would change from process to process
+    others = [p for p in model.parameters() if p.requires_grad and p not in is_cost]
+    groups = [{"params": others}, {"params": cost, "lr": config.cost_learning_rate}]
+    return torch.optim.Adam(groups, config.model_learning_rate, fused=True)
+
+
+def critic_optimizer(config: Config, *critics: Critic) -> torch.optim.Adam:
+    """One Adam for all critics; their slow copies are not trained."""
+    weights = [weight for critic in critics for weight in critic.weights.values()]
+    return torch.optim.Adam(weights, config.critic_learning_rate, fused=True)
 
 
 def sizes(environment: SafetyEnvironment) -> tuple[int, int]:

@@ -22,6 +22,7 @@ import pytest
 import torch
 import training
 from cerl_config import SMOKE, Config
+from episode import run_episode
 
 from blocks import BudgetGuard, EpisodeRecord, make_environment
 
@@ -250,7 +251,10 @@ def kill(run: Path, within: float) -> None:
     """At any moment of the episode (or the learning) that follows a checkpoint."""
     process = start(run)
     wait_for_checkpoint(process, run)
-    time.sleep(random.uniform(0.0, within))
+    saved, moment = set(run.glob("checkpoints/step-*.pt")), time.monotonic()
+    moment += random.uniform(0.0, within)
+    while time.monotonic() < moment and set(run.glob("checkpoints/step-*.pt")) <= saved:
+        time.sleep(0.01)
     process.kill()
     finish(process, -signal.SIGKILL)
 
@@ -413,14 +417,15 @@ class RecordingAgent:
 
     def __init__(self) -> None:
         self.remembered: list[tuple[np.ndarray, float]] = []
+        self.replay = self
 
     def start_episode(self) -> None: ...
 
     def act(self, observation: np.ndarray, scale: float) -> np.ndarray:
         return np.ones(2, np.float32)
 
-    def observe(
-        self, observation: np.ndarray, action: np.ndarray, reward: float, cost: float, **_: bool
+    def add(
+        self, observation: np.ndarray, action: np.ndarray, *, reward: float, cost: float, **_: bool
     ) -> None:
         self.remembered.append((action, cost))
 
@@ -432,7 +437,7 @@ def test_the_base_policy_takes_over_once_the_share_is_spent(
     guard = BudgetGuard(episode_budget=25.0, share=share) if share else None
     agent: Any = RecordingAgent()
     environment: Any = CostlyEnvironment()
-    episode = training.run_episode(agent, environment, guard, 1.0)
+    episode = run_episode(agent, environment, guard, 1.0)
     assert [action.tolist() for action in environment.actions] == (
         [[1.0, 1.0]] * trusted + [[0.0, 0.0]] * (50 - trusted)
     )
@@ -444,7 +449,7 @@ def test_the_base_policy_takes_over_once_the_share_is_spent(
 def test_an_evaluation_is_not_remembered() -> None:
     agent: Any = RecordingAgent()
     environment: Any = CostlyEnvironment()
-    assert training.run_episode(agent, environment, None, 0.0, remember=False).cost == 100.0
+    assert run_episode(agent, environment, None, 0.0, remember=False).cost == 100.0
     assert not agent.remembered
 
 
@@ -464,4 +469,4 @@ def test_exploration_climbs_only_while_nothing_has_cost(costs: list[float], scal
     """After a cost it stays at the last rung that had none."""
     config = Config(prefill_scales=(0.25, 0.5, 1.0, 1.5, 2.0))
     records = [EpisodeRecord(0, cost, 0.0, 1000) for cost in costs]
-    assert training._scale(config, training._State(records, 0.0, [0] * len(costs))) == scale
+    assert training.exploration_scale(config, records) == scale

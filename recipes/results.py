@@ -1,0 +1,142 @@
+"""What a run leaves behind: a line per episode, and at its end the evaluation, summary, figures."""
+
+from typing import Any
+
+import numpy as np
+from cerl_config import Config
+from episode import Agent, run_episode
+from figures import calibration_figure, learning_figure, write_video
+from run_folder import RunFolder
+
+from blocks import EpisodeRecord, make_environment, safety_summary
+from blocks.environments import SafetyEnvironment
+from blocks.safety_metrics import SafetySummary
+
+EVALUATION_SEED = 1_000_000  # far from the seeds that episodes of training use
+VIDEO_ACTIONS = 200
+
+
+def log_episode(
+    run_folder: RunFolder,
+    records: list[EpisodeRecord],
+    fallback_steps: list[int],
+    exploration_scale: float,
+) -> None:
+    """One line about the newest episode."""
+    record = records[-1]
+    run_folder.log(
+        "episode",
+        sum(r.steps for r in records),
+        episode=len(records) - 1,
+        iterate=record.iterate,
+        phase="train" if record.iterate else "prefill",
+        episode_return=record.episode_return,
+        episode_cost=record.cost,
+        fallback_steps=fallback_steps[-1],
+        exploration_scale=exploration_scale,
+    )
+
+
+def log_iterate(
+    run_folder: RunFolder,
+    step: int,
+    config: Config,
+    record: EpisodeRecord,
+    learned: dict[str, float],
+) -> None:
+    """What the model foresaw of an iterate, beside what came."""
+    run_folder.log(
+        "iterate",
+        step,
+        iterate=record.iterate,
+        predicted_cost_mean=learned["cost_mean"] * config.episode_budget,
+        predicted_cost_worst=learned["cost_worst"] * config.episode_budget,
+        realised_cost=record.cost,
+        budget=config.episode_budget,
+    )
+
+
+def safety_of(
+    records: list[EpisodeRecord], config: Config, environment: SafetyEnvironment
+) -> SafetySummary:
+    """The counts over every step since the first."""
+    return safety_summary(
+        records,
+        episode_budget=config.episode_budget,
+        episode_length=environment.episode_length,
+    )
+
+
+def write_results(
+    run_folder: RunFolder,
+    config: Config,
+    agent: Agent,
+    records: list[EpisodeRecord],
+    fallback_steps: list[int],
+) -> dict[str, Any]:
+    """Evaluate the final policy, bare of noise and guard; write figures and video.
+
+    Returns the summary, all but the time that the run took.
+    """
+    held_out = make_environment(
+        config.task, seed=EVALUATION_SEED + config.seed, action_repeat=config.action_repeat
+    )
+    episodes = [
+        run_episode(agent, held_out, None, 0.0, remember=False)
+        for _ in range(config.evaluation_episodes)
+    ]
+    final_return = float(np.mean([episode.episode_return for episode in episodes]))
+    final_cost = float(np.mean([episode.cost for episode in episodes]))
+    safety = safety_of(records, config, held_out)
+    run_folder.log(
+        "evaluation", safety.environment_steps, return_mean=final_return, cost_mean=final_cost
+    )
+    learning_figure(run_folder)
+    if any(record.iterate for record in records):
+        calibration_figure(run_folder)
+    return {
+        "recipe": run_folder.recipe,
+        "task": config.task,
+        "seed": config.seed,
+        "members": config.members,
+        "guard_share": config.guard_share,
+        "episode_budget": config.episode_budget,
+        **safety._asdict(),
+        "guard_episodes": sum(steps > 0 for steps in fallback_steps),
+        "guard_steps": sum(fallback_steps),
+        "final_return": final_return,
+        "final_cost": final_cost,
+        "final_costs": [episode.cost for episode in episodes],
+        "final_returns": [episode.episode_return for episode in episodes],
+        **pessimism_and_disagreement(run_folder, config.budget_share),
+        "video": _video(run_folder, agent, held_out),
+    }
+
+
+def pessimism_and_disagreement(run_folder: RunFolder, budget_share: float) -> dict[str, float]:
+    """What the members' differences are worth, early (first ten updates) and late (last ten).
+
+    In units of the budget; ``pessimism_share`` is the part of the mean member's slack which the
+    worst member takes away.
+    """
+    updates = run_folder.read_metrics("update")
+    names = ("pessimism", *(f"disagreement_{w}" for w in ("recent", "far", "new", "learned")))
+    figures: dict[str, float] = {}
+    for period, rows in (("early", updates[:10]), ("late", updates[-10:])):
+        for name in names:
+            values = [row[name] for row in rows if name in row]
+            if values:
+                figures[f"{name}_{period}"] = float(np.mean(values))
+        if rows:
+            slack = budget_share - float(np.mean([row["cost_mean"] for row in rows]))
+            figures[f"pessimism_share_{period}"] = figures[f"pessimism_{period}"] / slack
+    return figures
+
+
+def _video(run_folder: RunFolder, agent: Agent, environment: SafetyEnvironment) -> str:
+    try:
+        episode = run_episode(agent, environment, None, 0.0, remember=False, frames=VIDEO_ACTIONS)
+    except RuntimeError as error:  # no GL on this machine: a run is whole without a video
+        return f"none: {error}"
+    path, reason = write_video(episode.frames, run_folder.path / "policy.mp4", fps=20)
+    return path.name if path else f"none: {reason}"
