@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 from figures import BLUE, GREEN, GREY, LOOK, ORANGE, RED, plt
 from matplotlib.axes import Axes
+from matplotlib.scale import SymmetricalLogScale
+from matplotlib.ticker import PercentFormatter
 
-STYLES = {
+STYLES: dict[str, dict[str, Any]] = {
     "exact": {"color": "black"},
     "particles": {"color": BLUE},
     "particles, share 0.8": {"color": BLUE, "linestyle": "--"},
@@ -49,7 +51,9 @@ def coverage_figure(rows: list[dict[str, Any]], members: int, path: Path) -> Pat
         for axis in axes[0]:
             axis.set(ylim=(0, 1.02), ylabel="worst case covers the truth")
         for axis in axes[1]:
-            axis.set(yscale="symlog", ylabel="median excess over the truth")
+            axis.set(yscale=SymmetricalLogScale(axis.yaxis, linthresh=1))
+            axis.set(ylabel="median excess over the truth", ylim=(-1.05, None))
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0))
             axis.axhline(0, color=GREY, linewidth=1)
         entries, names = axes[0, -1].get_legend_handles_labels()
         figure.legend(entries, names, loc="outside lower center", ncols=8)
@@ -64,8 +68,8 @@ def _lines(axes: Axes, rows: list[dict[str, Any]], by: str, value: str) -> None:
         x, y = ([row[name] for row in chosen] for name in (by, value))
         axes.plot(x, y, marker=".", label=family, **style)
         if value == "coverage":
-            lower, upper = ([row[end] for row in chosen] for end in ("lower", "upper"))
-            axes.fill_between(x, lower, upper, color=style["color"], alpha=0.1, linewidth=0)
+            ends = ([row[end] for row in chosen] for end in ("lower", "upper"))
+            axes.vlines(x, *ends, color=style["color"], alpha=0.4)
     ticks = sorted({row[by] for row in rows})
     axes.set(xscale="log", xlabel="data (transitions)" if by == "data" else "members K")
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
