@@ -17,8 +17,8 @@ class MeanField(nn.Module):
 
     Maximises the evidence lower bound: members are ``loc + scale * noise``, and the prior's term is
     ``-KL(q || prior)``, exact. For a Gaussian posterior with precision A the optimum has the right
-    mean and variances ``1 / A_ii``, too small wherever weights are correlated (Bishop
-    2006, 10.1.2).
+    mean and variances ``1 / A_ii``, too small wherever weights are correlated
+    (Bishop 2006, 10.1.2).
 
     Without a generator the members are those of the noise held since the beginning, the same from
     one moment to the next while the guide stays as it is; with one they are new. It is trained on

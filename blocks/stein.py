@@ -48,10 +48,7 @@ class Stein(Particles):
             particles = self[key(name)]
             kernel, away = self._kernel(name, std)
             offsets[name] = self._share(particles, kernel)[:members]
-            moved = (particles - particles.detach()).reshape(
-                len(particles), -1
-            ) / std  # zero, but for its gradient
-            repulsion = repulsion + (away * moved).sum(1)
+            repulsion = repulsion + (away * _gradient_only(particles) / std).sum(1)
         conditioned = poutine.condition(self.model, data=offsets)
         trace = poutine.trace(conditioned).get_trace(prior, members)
         return log_density(trace, prior) + repulsion[:members]

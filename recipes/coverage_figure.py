@@ -68,8 +68,8 @@ def _lines(axes: Axes, rows: list[dict[str, Any]], by: str, value: str) -> None:
         x, y = ([row[name] for row in chosen] for name in (by, value))
         axes.plot(x, y, marker=".", label=family, **style)
         if value == "coverage":
-            ends = ([row[end] for row in chosen] for end in ("lower", "upper"))
-            axes.vlines(x, *ends, color=style["color"], alpha=0.4)
+            lower, upper = ([row[end] for row in chosen] for end in ("lower", "upper"))
+            axes.vlines(x, lower, upper, color=style["color"], alpha=0.4)
     ticks = sorted({row[by] for row in rows})
     axes.set(xscale="log", xlabel="data (transitions)" if by == "data" else "members K")
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
