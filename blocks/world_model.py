@@ -142,7 +142,7 @@ class WorldModel(nn.Module):
         arrived = (~data.is_first).to(feat.dtype)
         reward = -(self.reward_head.log_prob(feat, data.reward) * arrived).mean()
         kl = self._balanced_kl(out.posterior, out.prior)
-        weights = self.parameter_posterior.sample()
+        weights = self.parameter_posterior.sample(generator=generator or torch.default_generator)
         share = self.share(data.row) * arrived
         mean_cost = self.cost(feat.flatten(0, 1), weights).view(share.shape)
         cost = -(CostHead.log_prob(mean_cost, data.cost) * share).mean()
@@ -156,7 +156,7 @@ class WorldModel(nn.Module):
 
         Fixed for the life of the data, by a hash of member and stretch.
         """
-        if self.parameter_posterior.family == "point" or self.members == 1:
+        if not self.parameter_posterior.own_data or self.members == 1:
             return torch.ones(self.members, *row.shape, device=row.device)
         member = torch.arange(1, self.members + 1, device=row.device).view(-1, *[1] * row.dim())
         mixed = (row // STRETCH) * 2654435761 + member * 40503

@@ -154,3 +154,26 @@ def test_cvar_names_a_wrong_alpha(alpha: float) -> None:
 def test_quantile_names_a_wrong_q(q: float) -> None:
     with pytest.raises(ValueError, match=r"^q is"):
         quantile(torch.zeros(3), q=q)
+
+
+# ---- coverage ------------------------------------------------------------------------------------
+
+
+def check_coverage_of_an_exchangeable_truth(aggregate: Aggregator, count: int) -> None:
+    """The worst of K values covers one more of their kind in K / (K + 1) of all cases."""
+    trials, expected = 40_000, count / (count + 1)
+    values = torch.randn(count + 1, trials, generator=torch.Generator().manual_seed(count))
+    covered = float((aggregate(values[:count]) >= values[count]).double().mean())
+    assert covered == pytest.approx(expected, abs=4.5 * (expected * (1 - expected) / trials) ** 0.5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 10, 20])
+def test_the_worst_case_covers_as_order_statistics_predict(count: int) -> None:
+    check_coverage_of_an_exchangeable_truth(worst_case, count)
+
+
+@pytest.mark.parametrize("aggregate", [mean, ALL["quantile"], ALL["cvar"]])
+def test_no_milder_aggregator_covers_as_often(aggregate: Aggregator) -> None:
+    """Negative control: the mean in the place of the worst case fails the law of coverage."""
+    with pytest.raises(AssertionError):
+        check_coverage_of_an_exchangeable_truth(aggregate, 5)

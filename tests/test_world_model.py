@@ -242,7 +242,16 @@ def test_a_share_is_nothing_or_one_over_its_size(rows: list[int], data_share: fl
 SHARING, SHARING_ALL = make(data_share=0.5), make()
 
 
-@pytest.mark.parametrize("options", [{"family": "point"}, {"members": 1}, {"data_share": 1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"family": "point"},
+        {"family": "stein"},
+        {"family": "mean_field"},
+        {"members": 1},
+        {"data_share": 1.0},
+    ],
+)
 def test_without_an_ensemble_of_shares_all_rows_count(options: dict[str, Any]) -> None:
     share = make(**options).share(torch.arange(1000).view(10, 100))
     assert torch.equal(share, torch.ones_like(share))
@@ -305,7 +314,7 @@ def test_the_same_seed_gives_the_same_losses_to_the_last_digit() -> None:
     assert len(set(one)) == 10
 
 
-@pytest.mark.parametrize("family", ["particles", "point"])
+@pytest.mark.parametrize("family", ["particles", "stein", "mean_field", "point"])
 def test_a_restored_training_goes_on_with_the_same_losses(family: str) -> None:
     training, restored = Training(1, family=family), Training(2, family=family)
     training.run(4)

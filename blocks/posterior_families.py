@@ -1,0 +1,134 @@
+"""How an ensemble represents its posterior: one signature, and the families of free particles.
+
+A family is a module that holds what is trained. It says where the members are (``offsets``, from
+the prior's mean) and what the prior adds to the objective (``log_prior``), so that
+
+    loss = mean_k [ -log p(data | w_k) ] - mean_k [ log_prior_k ] / data_size
+
+and any torch optimiser fit it, whichever family it is. The weights are Pyro sample sites; before
+any data every family holds the same members, draws from the prior.
+
+Randomness: a family keeps the members' prior draws from its beginning on. Only ``MeanField`` ever
+asks for more, and then from the generator it is handed.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, cast
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from pyro import poutine
+from torch import Tensor, nn
+
+from blocks.types import Weights
+
+
+class Prior(NamedTuple):
+    """``N(0, std^2)`` over each weight's offset from its mean, and each member's draw from it."""
+
+    std: Weights  # scalars
+    anchors: Weights  # [member, *weight]
+
+
+class PosteriorFamily(Protocol):
+    """What ``EnsemblePosterior`` asks of a family; ``offsets`` are ``[member, *weight]``."""
+
+    own_data: bool
+    """Whether members are told apart by their own share (or perturbation) of the data."""
+    draws: bool
+    """Whether more members than are held can be drawn, given a generator."""
+
+    def model(self, prior: Prior, members: int) -> Weights: ...
+    def offsets(
+        self, prior: Prior, members: int, generator: torch.Generator | None
+    ) -> dict[str, Tensor]: ...
+    def log_prior(self, prior: Prior, members: int) -> Float[Tensor, " member"]: ...
+    def parameters_below(self, prefix: str) -> list[nn.Parameter]: ...
+
+
+class Particles(nn.ParameterDict):
+    """Free particles, each minimising a randomised objective: anchor and data of its own.
+
+    ``w_k = argmin_w -log p(data_k | w) + |w - m - a_k|^2 / (2 std^2)``, in the linear-Gaussian case
+    an exact posterior sample (Papandreou & Yuille 2010; Pearce et al. 2020).
+    """
+
+    own_data = True
+    draws = False
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__()
+        for name, anchor in prior.anchors.items():
+            self[key(name)] = nn.Parameter(anchor.clone())
+
+    def model(self, prior: Prior, members: int) -> Weights:
+        """Pyro sites of the offsets; each member's prior is centred on its own anchor."""
+        return gaussian_sites(first(prior.anchors, members), prior.std)
+
+    def offsets(
+        self, prior: Prior, members: int, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """The first particles, ``[member, *weight]``."""
+        return {name: self[key(name)][:members] for name in prior.anchors}
+
+    def log_prior(self, prior: Prior, members: int) -> Float[Tensor, " member"]:
+        """Log-density of each particle around its anchor in nats, relative to the mode."""
+        conditioned = poutine.condition(self.model, data=self.offsets(prior, members))
+        return log_density(poutine.trace(conditioned).get_trace(prior, members), prior)
+
+    def parameters_below(self, prefix: str) -> list[nn.Parameter]:
+        """The parameters of the sites whose names begin with ``prefix.``."""
+        return [particle for name, particle in self.items() if name.startswith(key(f"{prefix}."))]
+
+
+class Point(Particles):
+    """The non-Bayesian control: members from their own starting points, without a prior."""
+
+    own_data = False
+
+    def log_prior(self, prior: Prior, members: int) -> Float[Tensor, " member"]:
+        """Zero: nothing but the data is fitted."""
+        return torch.zeros(members)
+
+
+def gaussian_sites(loc: Weights, std: Mapping[str, Tensor]) -> Weights:
+    """A Pyro program: a Gaussian site ``[member, *weight]`` per name, independent over members."""
+    members = len(next(iter(loc.values())))
+    with pyro.plate("member", members):
+        return {
+            name: cast(
+                Tensor,
+                pyro.sample(
+                    name,
+                    # Checking each weight at each step would double the cost of the prior.
+                    dist.Normal(at, std[name], validate_args=False).to_event(at.dim() - 1),
+                ),
+            )
+            for name, at in loc.items()
+        }
+
+
+def log_density(trace: poutine.Trace, prior: Prior) -> Float[Tensor, " member"]:
+    """Log-density of a trace's sites in nats, relative to the Gaussian's mode."""
+    trace.compute_log_prob()
+    nodes = cast(dict[str, dict[str, Tensor]], trace.nodes)
+    sites = [nodes[name]["log_prob"] - _log_mode(prior, name) for name in prior.anchors]
+    return torch.stack(sites).sum(0)
+
+
+def first(weights: Weights, members: int) -> dict[str, Tensor]:
+    """The first members' share of stacked weights."""
+    return {name: value[:members] for name, value in weights.items()}
+
+
+def key(name: str) -> str:
+    """A name under which torch registers a parameter or a buffer: without dots."""
+    return name.replace(".", "/")
+
+
+def _log_mode(prior: Prior, name: str) -> Tensor:
+    size = prior.anchors[name][0].numel()
+    return -size * (prior.std[name].log() + 0.5 * math.log(2 * math.pi))

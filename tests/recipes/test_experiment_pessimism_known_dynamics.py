@@ -1,0 +1,153 @@
+"""Coverage of a truth known in closed form: the system, the law, and the recipe as users run it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from linear_gaussian import (
+    GAIN,
+    HORIZON,
+    NOISE_STD,
+    PRIOR_MEAN,
+    START,
+    draw_weights,
+    exact_posterior,
+    fit,
+    policy_returns,
+    simulate,
+)
+from torch import Tensor
+
+from blocks import mean, worst_case
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "experiment_pessimism_known_dynamics.py"
+REPLICATIONS = 4000
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("lag", [0.0, 0.3])
+def test_returns_in_closed_form_are_those_of_many_rollouts(lag: float) -> None:
+    generator, count = seeded(), 100_000
+    weights = torch.tensor(PRIOR_MEAN, dtype=torch.float64)
+    state = torch.tensor(START).double().expand(count, 2)
+    before, velocity, cost = torch.zeros_like(state), torch.zeros(count), torch.zeros(count)
+    for _ in range(HORIZON):
+        action = (state @ torch.tensor(GAIN).double()).unsqueeze(1)
+        noise = NOISE_STD * torch.randn(count, 2, generator=generator, dtype=torch.float64)
+        after = torch.cat([state, action], 1) @ weights + noise
+        after[:, 1] -= lag * before[:, 0]
+        state, before = after, state
+        velocity, cost = velocity + state[:, 1], cost + state[:, 0].square()
+    exact = policy_returns(weights, lag)
+    for sample, value in ((velocity, exact.objective), (cost, exact.cost_return)):
+        assert abs(sample.mean() - value) < 4.5 * sample.std() / count**0.5
+
+
+def test_particles_are_draws_from_the_exact_posterior_of_the_weights() -> None:
+    data, members = simulate(draw_weights(1, seeded(1)), 20, seeded(2)), 3000
+    exact = exact_posterior(data, 200_000, seeded(3))[:, 0]
+    fitted = fit("particles", data, members, seeded(4), steps=300)[:, 0]
+    error = (fitted.mean(0) - exact.mean(0)) / exact.std(0) * members**0.5
+    assert error.abs().max() < 4.5
+    ratio = fitted.var(0) / exact.var(0) - 1
+    assert ratio.abs().max() < 4.5 * (2 / members) ** 0.5
+
+
+# ---- the law of coverage -------------------------------------------------------------------------
+
+
+def covered(aggregate: Callable[[Tensor], Tensor], *, lag: float = 0.0, data: int = 20) -> float:
+    """How often K = 5 exact posterior samples, aggregated, cover the true cost return."""
+    generator = seeded()
+    weights = draw_weights(REPLICATIONS, generator)
+    known = simulate(weights, data, generator, lag)
+    returns = policy_returns(exact_posterior(known, 5, generator)).cost_return
+    truth = policy_returns(weights, lag).cost_return
+    return float((aggregate(returns) >= truth).double().mean())
+
+
+def check_worst_of_five_covers_in_five_of_six(aggregate: Callable[[Tensor], Tensor]) -> None:
+    """Within 4.5 standard errors of the order statistics' prediction."""
+    expected = 5 / 6
+    error = (expected * (1 - expected) / REPLICATIONS) ** 0.5
+    assert covered(aggregate) == pytest.approx(expected, abs=4.5 * error)
+
+
+def test_the_worst_of_five_exact_samples_covers_in_five_of_six_replications() -> None:
+    check_worst_of_five_covers_in_five_of_six(worst_case)
+
+
+def test_an_aggregator_that_takes_the_mean_fails_the_law_of_coverage() -> None:
+    """Negative control: pessimism taken out of the aggregator is noticed."""
+    with pytest.raises(AssertionError):
+        check_worst_of_five_covers_in_five_of_six(mean)
+
+
+def test_the_guarantee_breaks_outside_of_the_posteriors_support() -> None:
+    """With an unmodelled lag more data cover less: the posterior narrows around a wrong model."""
+    few, many = (covered(worst_case, lag=0.3, data=data) for data in (5, 320))
+    assert few < 5 / 6 - 0.03
+    assert many < few - 0.2
+
+
+# ---- the recipe ----------------------------------------------------------------------------------
+
+
+def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(RECIPE), *map(str, arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "130"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+
+
+def test_smoke_leaves_figure_summary_and_provenance(tmp_path: Path) -> None:
+    run = launch("--smoke", "--seed", 3, "--out", tmp_path / "run")
+    assert run.returncode == 0, run.stderr[-2000:]
+    for case in ("well specified", "unmodelled lag", "prior excludes"):
+        assert f"{case}, K = 5" in run.stdout
+    folder = tmp_path / "run"
+    assert (folder / "coverage.png").stat().st_size > 10_000
+    config = json.loads((folder / "config.json").read_text())
+    assert config["seed"] == 3
+    assert "torch" in config["versions"]
+    summary = json.loads((folder / "summary.json").read_text())
+    families, aggregators, sizes = 7, 5, 2
+    assert len(summary["rows"]) == families * aggregators * sizes * (2 + 1 + 1)
+    for row in summary["rows"]:
+        assert 0 <= row["lower"] <= row["coverage"] <= row["upper"] <= 1
+    assert [row["expected"] for row in summary["acceptance"]] == [5 / 6, 5 / 6]
+    again = launch("--smoke", "--seed", 3, "--out", tmp_path / "again")
+    assert again.returncode == 0
+    assert json.loads((tmp_path / "again/summary.json").read_text())["rows"] == summary["rows"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--members", 0, 5), "members: got (0, 5); an ensemble needs at least 1 member."),
+        (("--data", 7), "data: got (7,); transitions come in episodes of 5."),
+        (("--shown", 3), "shown: got 3; choose one of members (1, 2, 5, 10, 20)."),
+        (("--replications", 0), "replications: got 0; at least 1 is needed."),
+    ],
+)
+def test_bad_input_is_answered_in_words(
+    arguments: tuple[object, ...], message: str, tmp_path: Path
+) -> None:
+    run = launch(*arguments, "--out", tmp_path / "run")
+    assert run.returncode != 0
+    said = " ".join(run.stderr.replace("│", " ").split())
+    assert message in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()
