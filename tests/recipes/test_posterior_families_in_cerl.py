@@ -8,7 +8,7 @@ import pytest
 import torch
 from cerl_config import SMOKE, Config
 from cerl_full import CERL, Blocks
-from training import run_episode
+from episode import run_episode
 
 from blocks import make_environment
 from blocks.ensemble_posterior import FAMILIES, Family
@@ -34,4 +34,4 @@ def test_cerl_trains_and_resumes_with_each_family(family: str) -> None:
     assert changed == {"_offsets"}
     other, _ = agent(cast(Family, family))
     other.load_state_dict(copy.deepcopy(one.state_dict()))  # a checkpoint shares nothing
-    assert other.learn() == one.learn()
+    assert other.learn(0.5) == one.learn(0.5)
