@@ -17,6 +17,7 @@ class EpisodeRecord(NamedTuple):
     cost: float  # undiscounted sum, >= 0
     episode_return: float  # undiscounted sum
     steps: int  # environment steps, 1 to episode_length
+    fallback_steps: int = 0  # of these, steps in which a safe fallback acted in the policy's place
 
 
 class SafetySummary(NamedTuple):

@@ -17,22 +17,18 @@ VIDEO_ACTIONS = 200
 
 
 def log_episode(
-    run_folder: RunFolder,
-    records: list[EpisodeRecord],
-    fallback_steps: list[int],
-    exploration_scale: float,
+    run_folder: RunFolder, step: int, index: int, record: EpisodeRecord, exploration_scale: float
 ) -> None:
-    """One line about the newest episode."""
-    record = records[-1]
+    """One line about an episode, the ``index``-th of the run."""
     run_folder.log(
         "episode",
-        sum(r.steps for r in records),
-        episode=len(records) - 1,
+        step,
+        episode=index,
         iterate=record.iterate,
         phase="train" if record.iterate else "prefill",
         episode_return=record.episode_return,
         episode_cost=record.cost,
-        fallback_steps=fallback_steps[-1],
+        fallback_steps=record.fallback_steps,
         exploration_scale=exploration_scale,
     )
 
@@ -68,11 +64,7 @@ def safety_of(
 
 
 def write_results(
-    run_folder: RunFolder,
-    config: Config,
-    agent: Agent,
-    records: list[EpisodeRecord],
-    fallback_steps: list[int],
+    run_folder: RunFolder, config: Config, agent: Agent, records: list[EpisodeRecord]
 ) -> dict[str, Any]:
     """Evaluate the final policy, bare of noise and guard; write figures and video.
 
@@ -102,24 +94,25 @@ def write_results(
         "guard_share": config.guard_share,
         "episode_budget": config.episode_budget,
         **safety._asdict(),
-        "guard_episodes": sum(steps > 0 for steps in fallback_steps),
-        "guard_steps": sum(fallback_steps),
+        "guard_episodes": sum(record.fallback_steps > 0 for record in records),
+        "guard_steps": sum(record.fallback_steps for record in records),
         "final_return": final_return,
         "final_cost": final_cost,
         "final_costs": [episode.cost for episode in episodes],
         "final_returns": [episode.episode_return for episode in episodes],
-        **pessimism_and_disagreement(run_folder, config.budget_share),
+        **pessimism_and_disagreement(run_folder.read_metrics("update"), config.budget_share),
         "video": _video(run_folder, agent, held_out),
     }
 
 
-def pessimism_and_disagreement(run_folder: RunFolder, budget_share: float) -> dict[str, float]:
+def pessimism_and_disagreement(
+    updates: list[dict[str, Any]], budget_share: float
+) -> dict[str, float]:
     """What the members' differences are worth, early (first ten updates) and late (last ten).
 
     In units of the budget; ``pessimism_share`` is the part of the mean member's slack which the
-    worst member takes away.
+    worst member takes away, left out where the mean member has none.
     """
-    updates = run_folder.read_metrics("update")
     names = ("pessimism", *(f"disagreement_{w}" for w in ("recent", "far", "new", "learned")))
     figures: dict[str, float] = {}
     for period, rows in (("early", updates[:10]), ("late", updates[-10:])):
@@ -127,9 +120,9 @@ def pessimism_and_disagreement(run_folder: RunFolder, budget_share: float) -> di
             values = [row[name] for row in rows if name in row]
             if values:
                 figures[f"{name}_{period}"] = float(np.mean(values))
-        if rows:
-            slack = budget_share - float(np.mean([row["cost_mean"] for row in rows]))
-            figures[f"pessimism_share_{period}"] = figures[f"pessimism_{period}"] / slack
+        slack = sum(budget_share - row["cost_mean"] for row in rows)
+        if slack > 0:
+            figures[f"pessimism_share_{period}"] = sum(row["pessimism"] for row in rows) / slack
     return figures
 
 

@@ -68,11 +68,14 @@ def train(run_folder: RunFolder, config: Config, make_agent: MakeAgent) -> dict[
             scale = exploration_scale(config, state.records) if index < prefill else 1.0
             episode = run_episode(agent, environment, guard, scale)
             record = EpisodeRecord(
-                max(0, index - prefill + 1), episode.cost, episode.episode_return, episode.steps
+                iterate=max(0, index - prefill + 1),
+                cost=episode.cost,
+                episode_return=episode.episode_return,
+                steps=episode.steps,
+                fallback_steps=episode.fallback_steps,
             )
             state.records.append(record)
-            state.fallback_steps.append(episode.fallback_steps)
-            log_episode(run_folder, state.records, state.fallback_steps, scale)
+            log_episode(run_folder, state.steps, index, record, scale)
             if record.iterate:
                 log_iterate(run_folder, state.steps, config, record, state.learned)
             if index + 1 >= prefill and state.steps < config.steps:
@@ -91,7 +94,7 @@ def train(run_folder: RunFolder, config: Config, make_agent: MakeAgent) -> dict[
                 slack=state.learned.get("slack", float("nan")),
                 violations=safety_of(state.records, config, environment).policy_violations,
             )
-    summary = write_results(run_folder, config, agent, state.records, state.fallback_steps)
+    summary = write_results(run_folder, config, agent, state.records)
     summary["wall_seconds"] = round(time.monotonic() - begun, 1)
     run_folder.write_summary(summary)
     rich.print(headline_table(summary))
@@ -104,7 +107,6 @@ class TrainingState:
     """What the loop itself has to remember across a resume."""
 
     records: list[EpisodeRecord] = field(default_factory=list)
-    fallback_steps: list[int] = field(default_factory=list)
     learned: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 

@@ -1,6 +1,7 @@
 """The environment block on real tasks, against the raw simulator and hand-counted costs."""
 
 import inspect
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -297,11 +298,16 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
 
 @pytest.fixture(scope="module")
 def images() -> Iterator[SafetyEnvironment]:
+    # MuJoCo itself is asked, so that our own failure to draw is a failure.
+    probe = "import mujoco; mujoco.GLContext(64, 64).make_current()"
+    backend = {"MUJOCO_GL": os.environ.get("MUJOCO_GL", "egl")}
+    asked = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, env=os.environ | backend
+    )
+    if asked.returncode:
+        pytest.skip(f"no OpenGL here: {asked.stderr.strip().splitlines()[-1]}")
     env = make_environment(GOAL, seed=6, observation="image", action_repeat=2)
-    try:
-        env.reset()
-    except RuntimeError as error:
-        pytest.skip(f"no OpenGL here: {error}")
+    env.reset()
     yield env
     env.close()
 
