@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from blocks.aggregators import worst_case as worst_case
     from blocks.barrier import log_barrier as log_barrier
     from blocks.budget_guard import BudgetGuard as BudgetGuard
+    from blocks.confidence import estimation_errors as estimation_errors
     from blocks.critic import Critic as Critic
     from blocks.decoders import CostHead as CostHead
     from blocks.decoders import RewardHead as RewardHead
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from blocks.rssm import RSSM as RSSM
     from blocks.safety_metrics import EpisodeRecord as EpisodeRecord
     from blocks.safety_metrics import safety_summary as safety_summary
+    from blocks.smoothness import SecantSmoothness as SecantSmoothness
     from blocks.types import State as State
     from blocks.types import Transitions as Transitions
     from blocks.world_model import WorldModel as WorldModel
@@ -71,6 +73,8 @@ _HOME = {
     "log_barrier": "barrier",
     "lbsgd_step_size": "lbsgd",
     "LBSGD": "lbsgd",
+    "estimation_errors": "confidence",
+    "SecantSmoothness": "smoothness",
     "AugmentedLagrangian": "lagrangian",
     "PIDLagrangian": "lagrangian",
     "BudgetGuard": "budget_guard",

@@ -36,6 +36,11 @@ class FlatParameters:
         return torch.cat([part.flatten() for part in parts])
 
     @torch.no_grad()
+    def values(self) -> Tensor:
+        """A flat copy."""
+        return torch.cat([parameter.flatten() for parameter in self.parameters])
+
+    @torch.no_grad()
     def add_(self, change: Tensor) -> None:
         """Move the parameters in place."""
         for parameter, part in zip(self.parameters, change.split(self.sizes), strict=True):
@@ -97,6 +102,21 @@ class FlatAdam:
                     "that the state was saved with"
                 )
         self._adam.load_state_dict(deepcopy(state))
+
+
+class LearningRate:
+    """The property of optimisers whose steps are those of a `FlatAdam`."""
+
+    _adam: FlatAdam
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of Adam's step; settable, for a schedule. Part of `state_dict`."""
+        return self._adam.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._adam.learning_rate = value
 
 
 def checked_slack(objective: Tensor, cost_return: Tensor, budget: float | Tensor) -> Tensor:

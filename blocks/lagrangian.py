@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from blocks._constrained import (
     FlatAdam,
     FlatParameters,
+    LearningRate,
     checked_slack,
     finite_norm,
     require,
@@ -35,7 +36,7 @@ class LagrangianStep(NamedTuple):
     step_length: Tensor  # scalar: distance the parameters moved
 
 
-class AugmentedLagrangian:
+class AugmentedLagrangian(LearningRate):
     r"""Maximise an objective under constraints with a multiplier and a quadratic penalty.
 
     .. math::
@@ -93,15 +94,6 @@ class AugmentedLagrangian:
         self._multiplier = self._flat.parameters[0].new_tensor(multiplier)
         self._penalty, self._growth, self._penalty_max = float(penalty), penalty_growth, penalty_max
 
-    @property
-    def learning_rate(self) -> float:
-        """Learning rate of Adam's step; settable, for a schedule. Part of `state_dict`."""
-        return self._adam.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        self._adam.learning_rate = value
-
     def step(
         self,
         objective: Float[Tensor, "..."],
@@ -150,7 +142,7 @@ class AugmentedLagrangian:
         self._penalty = float(state["penalty"])
 
 
-class PIDLagrangian:
+class PIDLagrangian(LearningRate):
     r"""Maximise an objective under constraints with a multiplier set by a PID controller.
 
     .. math::
@@ -203,15 +195,6 @@ class PIDLagrangian:
         self._adam = FlatAdam(self._flat, learning_rate, betas, eps)
         self._integral = self._flat.parameters[0].new_tensor(0.0)
         self._previous_cost: Tensor | None = None
-
-    @property
-    def learning_rate(self) -> float:
-        """Learning rate of Adam's step; settable, for a schedule. Part of `state_dict`."""
-        return self._adam.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        self._adam.learning_rate = value
 
     def step(
         self,

@@ -16,15 +16,25 @@ from torch import Tensor, nn
 from blocks._constrained import (
     FlatAdam,
     FlatParameters,
+    LearningRate,
     checked_slack,
     finite_norm,
     require,
     require_keys,
 )
 from blocks.lbsgd_rule import lbsgd_step_size, safe_step_length
+from blocks.smoothness import KnownSmoothness, Smoothness
 
 Branch = Literal["slack", "curvature", "full", "recovery"]
-_Move = tuple[Tensor, Tensor, Tensor, Branch]  # parameter change, step size, slope, branch
+
+
+class _Move(NamedTuple):
+    change: Tensor  # of the parameters, flat
+    step_size: Tensor
+    slope: Tensor
+    grad_norm: Tensor
+    branch: Branch
+    constraint_smoothness: Tensor
 
 
 class LBSGDStep(NamedTuple):
@@ -38,9 +48,10 @@ class LBSGDStep(NamedTuple):
     grad_norm: Tensor  # scalar: |g|, or in a recovery the norm of the violated costs' gradient
     step_length: Tensor  # scalar: distance the parameters moved
     branch: Branch  # what decided the length: see `LBSGD`
+    constraint_smoothness: Tensor  # like slack: M_i of this step (0 in a recovery)
 
 
-class LBSGD:
+class LBSGD(LearningRate):
     r"""Maximise an objective under constraints without leaving the feasible set on the way.
 
     Feasible (every slack a_i > 0): a step along the gradient of the log barrier,
@@ -64,8 +75,10 @@ class LBSGD:
     Args:
         params: the parameters to optimise; those that require no gradient are left out.
         eta: weight of the barrier, >= 0, in units of the objective.
-        objective_smoothness: M_0 >= 0; at 0 nothing limits a step where every cost is flat.
-        constraint_smoothness: M_i >= 0, one for all or `[constraints]`.
+        objective_smoothness: M_0 >= 0, or an estimator; at 0 nothing limits a step where every cost
+            is flat.
+        constraint_smoothness: M_i >= 0, one for all or `[constraints]`, or an estimator. One
+            estimator serves one argument of one optimiser.
         eta_decay: factor on eta per feasible step, in (0, 1].
         eta_min: eta does not decay below, in [0, eta].
         direction: `"gradient"` or `"adam"`.
@@ -92,8 +105,8 @@ class LBSGD:
         params: Iterable[nn.Parameter],
         *,
         eta: float | int,
-        objective_smoothness: float | int,
-        constraint_smoothness: float | int | Float[Tensor, "..."],
+        objective_smoothness: float | int | Smoothness,
+        constraint_smoothness: float | int | Float[Tensor, "..."] | Smoothness,
         eta_decay: float | int = 1.0,
         eta_min: float | int = 0.0,
         direction: Literal["gradient", "adam"] = "gradient",
@@ -103,37 +116,19 @@ class LBSGD:
         eps: float | int = 1e-8,
     ) -> None:
         self._flat = FlatParameters(params)
-        smoothness = torch.as_tensor(constraint_smoothness).to(self._flat.parameters[0])
-        sound = ((smoothness >= 0) & smoothness.isfinite()).all()
         directions = ("gradient", "adam")
         require("eta", eta, "finite and >= 0", 0 <= eta < math.inf)
-        require("constraint_smoothness", constraint_smoothness, "finite and >= 0", sound)
-        require(
-            "objective_smoothness",
-            objective_smoothness,
-            "finite and >= 0",
-            0 <= objective_smoothness < math.inf,
-        )
         require("eta_decay", eta_decay, "in (0, 1]", 0 < eta_decay <= 1)
         require("eta_min", eta_min, "in [0, eta]", 0 <= eta_min <= eta)
         require("direction", direction, f"one of {directions}", direction in directions)
         self.eta = float(eta)
         self._eta_decay, self._eta_min = float(eta_decay), float(eta_min)
         self._direction = direction
-        self._objective_smoothness = float(objective_smoothness)
-        self._constraint_smoothness = smoothness
+        self._objective_smoothness = self._smoothness("objective", objective_smoothness)
+        self._constraint_smoothness = self._smoothness("constraint", constraint_smoothness)
         self._adam = FlatAdam(self._flat, learning_rate, betas, eps)
         self._recovery = FlatAdam(self._flat, recovery_learning_rate, betas, eps)
         self._recovering = False
-
-    @property
-    def learning_rate(self) -> float:
-        """Learning rate of Adam's step; settable, for a schedule. Part of `state_dict`."""
-        return self._adam.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        self._adam.learning_rate = value
 
     def step(
         self,
@@ -164,35 +159,35 @@ class LBSGD:
         """
         slack = checked_slack(objective, cost_return, budget) - slack_error
         costs, eta = cost_return.reshape(-1), self.eta
-        violated = slack <= 0
-        feasible = not violated.any()
+        feasible = bool((slack > 0).all())
         if feasible:
-            cost_gradients = torch.stack([self._flat.gradient(cost) for cost in costs])
-            gradient = (eta / slack) @ cost_gradients - self._flat.gradient(objective)
-            norm = finite_norm(gradient)
-            move = self._gradient_move if self._direction == "gradient" else self._adam_move
-            delta, step_size, slope, branch = move(
-                gradient, norm, slack, cost_gradients, slope_error
-            )
+            move = self._barrier_move(objective, costs, slack, slope_error)
             self.eta = max(eta * self._eta_decay, self._eta_min)
         else:
-            gradient = self._flat.gradient(costs[violated].sum())
-            norm = finite_norm(gradient)
-            if not self._recovering:
-                self._recovery.reset()
-            delta, step_size = self._recovery.move(gradient), torch.ones_like(norm)
-            slope, branch = torch.zeros_like(slack), "recovery"
+            move = self._recovery_move(costs, slack)
         self._recovering = not feasible
-        self._flat.add_(delta)
-        length = torch.linalg.vector_norm(delta)
-        slack, slope = slack.view_as(cost_return), slope.view_as(cost_return)
-        return LBSGDStep(slack, step_size, feasible, eta, slope, norm, length, branch)
+        self._flat.add_(move.change)
+        return LBSGDStep(
+            slack=slack.view_as(cost_return),
+            step_size=move.step_size,
+            feasible=feasible,
+            eta=eta,
+            slope=move.slope.view_as(cost_return),
+            grad_norm=move.grad_norm,
+            step_length=torch.linalg.vector_norm(move.change),
+            branch=move.branch,
+            constraint_smoothness=move.constraint_smoothness.expand(len(costs)).view_as(
+                cost_return
+            ),
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of all that a resumed run needs: eta, Adam's moments, the recovery's."""
+        """A copy of all that a resumed run needs: eta, estimates and Adam's moments."""
         return {
             "eta": self.eta,
             "recovering": self._recovering,
+            "objective_smoothness": self._objective_smoothness.state_dict(),
+            "constraint_smoothness": self._constraint_smoothness.state_dict(),
             "adam": self._adam.state_dict(),
             "recovery": self._recovery.state_dict(),
         }
@@ -206,35 +201,56 @@ class LBSGD:
         require_keys(state, self.state_dict())
         self._adam.load_state_dict(state["adam"])
         self._recovery.load_state_dict(state["recovery"])
+        self._objective_smoothness.load_state_dict(state["objective_smoothness"])
+        self._constraint_smoothness.load_state_dict(state["constraint_smoothness"])
         self.eta, self._recovering = float(state["eta"]), bool(state["recovering"])
 
-    def _gradient_move(
-        self, gradient: Tensor, norm: Tensor, slack: Tensor, cost_gradients: Tensor, error: Any
+    def _barrier_move(
+        self, objective: Tensor, costs: Tensor, slack: Tensor, slope_error: Any
     ) -> _Move:
+        cost_gradients = torch.stack([self._flat.gradient(cost) for cost in costs])
+        objective_gradient = self._flat.gradient(objective)
+        gradient = (self.eta / slack) @ cost_gradients - objective_gradient
+        norm = finite_norm(gradient)
+        here = self._flat.values()
+        smoothness = self._constraint_smoothness.update(here, cost_gradients)
+        if self._direction == "adam":
+            whole = self._adam.move(gradient)
+            length = torch.linalg.vector_norm(whole)
+            slope = cost_gradients @ _unit(whole, length)
+            safe = safe_step_length(slack, slope + slope_error, constraint_smoothness=smoothness)
+            share = (safe.min() / length).clamp(max=1.0)  # x / 0 is inf: nothing to shorten
+            branch = "slack" if share < 1.0 else "full"
+            return _Move(share * whole, share, slope, norm, branch, smoothness)
         slope = cost_gradients @ _unit(-gradient, norm)
-        bound = slope.abs() + error
+        of_objective = self._objective_smoothness.update(here, objective_gradient[None])
         rule = {
             "eta": self.eta,
-            "objective_smoothness": self._objective_smoothness,
-            "constraint_smoothness": self._constraint_smoothness,
+            "objective_smoothness": of_objective.reshape(()),
+            "constraint_smoothness": smoothness,
         }
+        bound = slope.abs() + slope_error
         step_size = lbsgd_step_size(slack, bound, norm, **rule)
         # With |g| = 0 the rule's other bound is infinite, which leaves 1 / M_2.
         curvature_bound = lbsgd_step_size(slack, bound, 0.0, **rule)
         branch = "slack" if step_size < curvature_bound else "curvature"
-        return -step_size * gradient, step_size, slope, branch
+        return _Move(-step_size * gradient, step_size, slope, norm, branch, smoothness)
 
-    def _adam_move(
-        self, gradient: Tensor, norm: Tensor, slack: Tensor, cost_gradients: Tensor, error: Any
-    ) -> _Move:
-        whole = self._adam.move(gradient)
-        norm = torch.linalg.vector_norm(whole)
-        slope = cost_gradients @ _unit(whole, norm)
-        safe = safe_step_length(
-            slack, slope + error, constraint_smoothness=self._constraint_smoothness
-        )
-        share = (safe.min() / norm).clamp(max=1.0)  # x / 0 is inf: nothing to shorten
-        return share * whole, share, slope, "slack" if share < 1.0 else "full"
+    def _recovery_move(self, costs: Tensor, slack: Tensor) -> _Move:
+        gradient = self._flat.gradient(costs[slack <= 0].sum())
+        norm = finite_norm(gradient)
+        if not self._recovering:
+            self._recovery.reset()
+        nothing = torch.zeros_like(slack)
+        change = self._recovery.move(gradient)
+        return _Move(change, torch.ones_like(norm), nothing, norm, "recovery", nothing)
+
+    def _smoothness(self, name: str, value: Any) -> Smoothness:
+        """An estimator as it is; a number or tensor as known constants."""
+        if isinstance(value, Smoothness):
+            return value
+        constants = torch.as_tensor(value).to(self._flat.parameters[0])
+        return KnownSmoothness(constants, f"{name}_smoothness")
 
 
 def _unit(vector: Tensor, norm: Tensor) -> Tensor:

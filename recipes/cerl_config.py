@@ -49,6 +49,8 @@ class Config:
     """Posterior samples K."""
     prior_scale: float = 0.5
     """Standard deviation of the transition weights' prior, in units of 1 / sqrt(fan_in)."""
+    data_share: float = 0.8
+    """Share of the data that each member sees."""
     cost_prior: float = 1.0
     """Median cost where nothing is known, in units of the budget's cost rate."""
     cost_prior_std: float = 2.0

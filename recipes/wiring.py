@@ -51,6 +51,7 @@ def build_world_model(config: Config, environment: SafetyEnvironment, family: Fa
         ),
         free_nats=c.free_nats,
         kl_mix=c.kl_mix,
+        data_share=c.data_share,
     )
 
 
