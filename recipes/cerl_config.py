@@ -51,11 +51,11 @@ class Config:
     """Standard deviation of the transition weights' prior, in units of 1 / sqrt(fan_in)."""
     data_share: float = 0.8
     """Share of the data that each member sees."""
-    cost_prior: float = 1.0
+    cost_prior: float = 4.0
     """Median cost where nothing is known, in units of the budget's cost rate."""
     cost_prior_std: float = 2.0
     """How far members differ about it, in e-folds."""
-    cost_length_scale: float = 1.5
+    cost_length_scale: float = 1.0
     """Distance in the stochastic state over which a cost generalises."""
     cost_learning_rate: float = 3e-3
     """Adam's rate for the cost heads."""
