@@ -31,17 +31,18 @@ from blocks import (
 )
 from blocks.ensemble_posterior import Family
 from blocks.environments import SafetyEnvironment
+from blocks.smoothness import Smoothness
 from blocks.types import Weights
 
 
-def lbsgd(actor: Actor, config: Config) -> LBSGD:
+def lbsgd(actor: Actor, config: Config, smoothness: Smoothness | None = None) -> LBSGD:
     return LBSGD(
         actor.parameters(),
         eta=config.eta,
         eta_decay=config.eta_decay,
         eta_min=config.eta_min,
         objective_smoothness=0.0,
-        constraint_smoothness=config.constraint_smoothness,
+        constraint_smoothness=smoothness or config.constraint_smoothness,
         direction="adam",
         learning_rate=config.actor_learning_rate,
         recovery_learning_rate=config.actor_learning_rate,

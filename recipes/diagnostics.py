@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from blocks import State, Transitions, WorldModel, imagine
+from blocks.lbsgd import LBSGDStep
 from blocks.types import Weights
 
 FAR_STEPS = 20
@@ -25,7 +26,11 @@ def policy_metrics(
         "step_size": float(step.step_size),
         "feasible": float(step.feasible),
         "entropy": float(entropy.detach()),
-    }
+    } | (
+        {"constraint_smoothness": float(step.constraint_smoothness)}
+        if isinstance(step, LBSGDStep)
+        else {}
+    )
 
 
 def average(metrics: list[dict[str, float]]) -> dict[str, float]:

@@ -32,6 +32,7 @@ STEPS = 5000  # long enough to be stopped three times
 ABLATIONS = {
     "ablation_mean_aggregator": ("aggregate", {}),
     "ablation_augmented_lagrangian": ("optimizer", {}),
+    "ablation_secant_smoothness": ("optimizer", {}),
     "ablation_objective_only": ("optimizer", {"guard_share": 0.0}),
 }
 
