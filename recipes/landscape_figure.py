@@ -15,7 +15,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "LBSGD, secant": {"color": BLUE, "linestyle": ":", "zorder": 5},
     "LBSGD, Adam": {"color": GREEN},
     "barrier, Adam": {"color": GREY},
-    "Augmented Lagrangian": {"color": ORANGE},
+    "Augm. Lagrangian": {"color": ORANGE},
     "PID-Lagrangian": {"color": RED},
 }
 Limits = tuple[tuple[float, float], tuple[float, float]]

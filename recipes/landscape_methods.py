@@ -80,7 +80,7 @@ METHODS: dict[str, Method] = {
     "LBSGD, Adam": Method(
         lambda x, landscape, rate: lbsgd(x, landscape, direction="adam", learning_rate=rate)
     ),
-    "barrier, fixed step": Method(
+    "barrier, fixed": Method(
         lambda x, landscape, rate: BarrierAscent(
             torch.optim.SGD([x], rate / landscape.unit), landscape.unit
         )
@@ -88,7 +88,7 @@ METHODS: dict[str, Method] = {
     "barrier, Adam": Method(
         lambda x, landscape, rate: BarrierAscent(torch.optim.Adam([x], rate), landscape.unit)
     ),
-    "Augmented Lagrangian": Method(
+    "Augm. Lagrangian": Method(
         lambda x, landscape, rate: AugmentedLagrangian(
             [x], learning_rate=rate, penalty=0.1 * landscape.unit, penalty_max=landscape.unit
         )

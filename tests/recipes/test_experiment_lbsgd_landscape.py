@@ -104,7 +104,7 @@ def test_lbsgd_does_not_depend_on_the_unit_of_the_objective(unit: float) -> None
 
 
 def test_who_leaves_on_the_barrier_stays_outside() -> None:
-    points = walk(line(), METHODS["barrier, fixed step"].build, 0.4, 20).points
+    points = walk(line(), METHODS["barrier, fixed"].build, 0.4, 20).points
     outside = (line().slack(points) < 0).flatten().nonzero().flatten()
     assert len(outside) > 10
     assert (points[outside] == points[outside[0]]).all()
