@@ -14,7 +14,6 @@ goes on with it where it was stopped. `--run` takes the replay of any other run.
 
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,14 +25,11 @@ import tyro
 from cerl_config import Config
 from open_loop import (
     SIGNALS,
-    Signals,
-    Start,
-    join,
+    call_rows,
+    error_rows,
     last_value,
-    normalised_error,
     open_loop,
-    precision_recall,
-    start_rows,
+    starts_of,
     training_mean,
     truth,
 )
@@ -47,10 +43,6 @@ from wiring import build_world_model, model_optimizer
 from blocks import WorldModel, make_environment
 
 RECIPE = "experiment_rssm_static_dataset"
-FIRST_START, STARTS_EVERY = 8, 5
-"""The filter sees at least so many rows of an episode; so many rows lie between two starts."""
-SAMPLES = 4
-"""States sampled for each start row."""
 CALLED = 0.5
 """A row is called costly if its expected cost is above this share of a costly row's mean cost."""
 TRIVIAL = ("last_value", "mean")
@@ -72,7 +64,7 @@ class Options:
     """Take replay, task and model sizes of the run in this folder, and collect nothing."""
     steps: int = 24_000
     """Environment steps of the dataset."""
-    updates: tuple[int, ...] = (0, 250, 500, 1000, 2000, 4000)
+    updates: tuple[int, ...] = (0, 100, 250, 500, 1000, 2500)
     """Model updates after which the errors are measured."""
     horizon: int = 15
     """Agent steps of the longest prediction."""
@@ -92,26 +84,26 @@ def main(options: Options) -> None:
     o = options
     path = o.run or collect(o.task, o.seed, o.steps, smoke=o.smoke)
     data = read_dataset(path, o.seed)
-    starts = starts_of(data, o.horizon)
+    starts = starts_of(data.held_out, o.horizon)
     folder = RunFolder.create(RECIPE, data.config.task, o.seed, o.out)
     folder.write_config(asdict(o) | {"out": str(folder.path), "run": str(path)})
 
     model = world_model(data, o.seed)
     optimizer = model_optimizer(data.config, model)
     generator = torch.Generator().manual_seed(o.seed)
-    target = join([truth(model, start, o.horizon) for start in starts])
+    target = truth(model, starts, o.horizon)
     trivial = {
-        "last_value": join([last_value(model, start, o.horizon) for start in starts]),
+        "last_value": last_value(model, starts, o.horizon),
         "mean": training_mean(model, data.training_rows, target),
     }
-    threshold = CALLED * costly_row(data)
+    threshold = CALLED * data.costly_row
     errors: list[dict[str, Any]] = []
     calls: list[dict[str, Any]] = []
     done = 0
     for updates in o.updates:
         fit(model, optimizer, data, updates - done, generator)
         done = updates
-        predictions = {"model": predict(model, starts, o)} | trivial
+        predictions = {"model": open_loop(model, starts, o.horizon, seed=o.seed)} | trivial
         errors += error_rows(updates, predictions, target)
         calls += call_rows(updates, predictions, target, threshold)
         print(f"{updates} updates, {time.monotonic() - began:.0f} s", flush=True)
@@ -166,71 +158,7 @@ def fit(
         optimizer.step()
 
 
-# ---- what is asked of it -------------------------------------------------------------------------
-
-
-def starts_of(data: Dataset, horizon: int) -> list[Start]:
-    """Rows to predict from, in each held-out episode that is long enough for some.
-
-    Raises:
-        ValueError: none is.
-    """
-    starts = []
-    for episode in data.held_out:
-        rows = start_rows(episode.row.numel(), horizon, first=FIRST_START, every=STARTS_EVERY)
-        starts += [Start(episode, rows)] if len(rows) else []
-    if not starts:
-        longest = max(episode.row.numel() for episode in data.held_out)
-        raise ValueError(
-            f"horizon: got {horizon}; the longest held-out episode has {longest} rows, of which "
-            f"the filter sees {FIRST_START + 1} first, so at most {longest - FIRST_START - 1}."
-        )
-    return starts
-
-
-def predict(model: WorldModel, starts: list[Start], options: Options) -> Signals:
-    """Open-loop predictions; the same noise at each stage of the fit."""
-    generator = torch.Generator().manual_seed(options.seed)
-    return join(
-        [
-            open_loop(model, start, options.horizon, samples=SAMPLES, generator=generator)
-            for start in starts
-        ]
-    )
-
-
-def costly_row(data: Dataset) -> float:
-    """Mean cost of the training rows that cost anything; 1 where none does."""
-    cost = data.training_rows.cost
-    return float(cost[cost > 0].mean()) if (cost > 0).any() else 1.0
-
-
-def error_rows(
-    updates: int, predictions: Mapping[str, Signals], target: Signals
-) -> list[dict[str, Any]]:
-    """Normalised errors of every predictor, one row for each signal and horizon."""
-    rows = []
-    for name in SIGNALS:
-        truth = getattr(target, name)
-        error = {k: normalised_error(getattr(p, name), truth) for k, p in predictions.items()}
-        rows += [
-            {"updates": updates, "signal": name, "horizon": h + 1}
-            | {predictor: values[h] for predictor, values in error.items()}
-            for h in range(len(truth))
-        ]
-    return rows
-
-
-def call_rows(
-    updates: int, predictions: Mapping[str, Signals], target: Signals, threshold: float
-) -> list[dict[str, Any]]:
-    """Precision and recall of costly rows, for the nearest and the farthest horizon."""
-    return [
-        {"updates": updates, "horizon": h, "predictor": predictor}
-        | precision_recall(predictions[predictor].cost[h - 1], target.cost[h - 1], threshold)
-        for h in sorted({1, len(target.cost)})
-        for predictor in ("model", "last_value")
-    ]
+# ---- what is shown -------------------------------------------------------------------------------
 
 
 def acceptance(errors: list[dict[str, Any]], horizon: int) -> list[dict[str, Any]]:
@@ -249,9 +177,6 @@ def acceptance(errors: list[dict[str, Any]], horizon: int) -> list[dict[str, Any
         for row in errors
         if row["updates"] == last and row["horizon"] == horizon
     ]
-
-
-# ---- what is shown -------------------------------------------------------------------------------
 
 
 def error_table(errors: list[dict[str, Any]], options: Options) -> Table:

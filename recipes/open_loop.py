@@ -4,7 +4,8 @@ A start row s of an episode is where the model stops to look. Horizon h asks for
 observation there, and the reward and cost received on arrival.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,10 @@ from torch import Tensor
 from blocks import State, Transitions, WorldModel, imagine
 
 SIGNALS = ("observation", "reward", "cost")
+FIRST_START = 8
+"""The first row of an episode from which is predicted; every later one follows."""
+SAMPLES = 2
+"""States sampled for each start row."""
 
 
 class Signals(NamedTuple):
@@ -27,10 +32,7 @@ class Signals(NamedTuple):
 
 
 class Start(NamedTuple):
-    """An episode ``[1, time, ...]`` and the rows ``[start]`` to predict from.
-
-    A start row is at most ``time - 1 - horizon``.
-    """
+    """An episode ``[1, time, ...]`` and the rows ``[start]`` to predict from."""
 
     episode: Transitions
     rows: Tensor
@@ -40,19 +42,34 @@ class Start(NamedTuple):
         return self.rows + torch.arange(1, horizon + 1).unsqueeze(-1)
 
 
-def start_rows(rows: int, horizon: int, *, first: int, every: int) -> Tensor:
-    """Start rows ``[start]`` of an episode of so many rows; none where it is too short."""
-    return torch.arange(first, max(first, rows - horizon), every)
+def starts_of(episodes: list[Transitions], horizon: int) -> list[Start]:
+    """Start rows in each episode ``[1, time, ...]`` that is long enough for some.
+
+    Raises:
+        ValueError: none is.
+    """
+    length = [episode.row.numel() for episode in episodes]
+    longest = max(length) - 1 - FIRST_START
+    if horizon > longest:
+        raise ValueError(
+            f"horizon: got {horizon}; at most {longest} is possible, because the longest held-out "
+            f"episode has {max(length)} rows and the first start row is {FIRST_START}."
+        )
+    rows = [torch.arange(FIRST_START, max(FIRST_START, n - horizon)) for n in length]
+    return [Start(*pair) for pair in zip(episodes, rows, strict=True) if len(pair[1])]
 
 
-def truth(model: WorldModel, start: Start, horizon: int) -> Signals:
-    """What the episode then held."""
-    return _recorded(model, start.episode, start.ahead(horizon))
+# ---- predictors ----------------------------------------------------------------------------------
 
 
-def last_value(model: WorldModel, start: Start, horizon: int) -> Signals:
+def truth(model: WorldModel, starts: list[Start], horizon: int) -> Signals:
+    """What the episodes then held."""
+    return _recorded(model, starts, lambda start: start.ahead(horizon))
+
+
+def last_value(model: WorldModel, starts: list[Start], horizon: int) -> Signals:
     """The trivial predictor for which nothing changes after the start row."""
-    return _recorded(model, start.episode, start.rows.expand(horizon, -1))
+    return _recorded(model, starts, lambda start: start.rows.expand(horizon, -1))
 
 
 def training_mean(model: WorldModel, training: Transitions, like: Signals) -> Signals:
@@ -71,17 +88,26 @@ def training_mean(model: WorldModel, training: Transitions, like: Signals) -> Si
 
 @torch.no_grad()
 def open_loop(
-    model: WorldModel, start: Start, horizon: int, *, samples: int, generator: torch.Generator
+    model: WorldModel, starts: list[Start], horizon: int, *, seed: int, samples: int = SAMPLES
 ) -> Signals:
     """The model's predictive mean: over all members and over sampled states.
 
+    Every member predicts from the same filtered states, each episode filtered from its first row.
+
     Args:
-        model: a world model; every member predicts from the same filtered states.
-        start: episode and start rows; the episode is filtered from its first row.
+        model: the world model.
+        starts: episodes and start rows.
         horizon: number of agent steps.
+        seed: of the states' noise, the same at each call.
         samples: states sampled for each start row, by the filter and at each step after it.
-        generator: source of their noise.
     """
+    generator = torch.Generator().manual_seed(seed)
+    return _join([_open_loop(model, start, horizon, samples, generator) for start in starts])
+
+
+def _open_loop(
+    model: WorldModel, start: Start, horizon: int, samples: int, generator: torch.Generator
+) -> Signals:
     episode, rows = start
     copies = Transitions(*(x.expand(samples, *x.shape[1:]) for x in episode))
     filtered = model.filter(copies, generator).state
@@ -103,14 +129,23 @@ def open_loop(
     return Signals(*(x.unflatten(2, (samples, len(rows))).mean((0, 2)) for x in predicted))
 
 
-def _recorded(model: WorldModel, episode: Transitions, rows: Tensor) -> Signals:
-    observation = model.normalizer(episode.observation[0])
-    return Signals(observation[rows], episode.reward[0, rows], episode.cost[0, rows])
+def _recorded(
+    model: WorldModel, starts: list[Start], rows_of: Callable[[Start], Tensor]
+) -> Signals:
+    parts = []
+    for start in starts:
+        episode, rows = start.episode, rows_of(start)
+        observation = model.normalizer(episode.observation[0, rows])
+        parts.append(Signals(observation, episode.reward[0, rows], episode.cost[0, rows]))
+    return _join(parts)
 
 
-def join(parts: list[Signals]) -> Signals:
+def _join(parts: list[Signals]) -> Signals:
     """Several episodes' start rows side by side."""
     return Signals(*(torch.cat(signal, 1) for signal in zip(*parts, strict=True)))
+
+
+# ---- measures ------------------------------------------------------------------------------------
 
 
 def normalised_error(predicted: Tensor, target: Tensor) -> list[float | None]:
@@ -118,25 +153,25 @@ def normalised_error(predicted: Tensor, target: Tensor) -> list[float | None]:
 
     ``error[h] = sum_i mean_s (predicted[h, s, i] - target[h, s, i])^2 / sum_i var_i``, where s are
     start rows, i the entries of the signal (one for reward and cost), and ``var_i`` the population
-    variance of entry i over all start rows and horizons of ``target``. A prediction that is exact
-    has error 0, and the held-out mean itself, averaged over horizons, 1.
+    variance of entry i over all start rows and horizons of ``target``. An exact prediction has
+    error 0; predicting the held-out mean itself has error 1, averaged over horizons.
 
     Args:
         predicted, target: ``[horizon, start, ...]``.
 
     Returns:
-        One error per horizon; None where the target never changes, and no unit is to be had.
+        One error per horizon; None where the target never changes, which leaves no unit.
     """
-    flat = target.double().reshape(*target.shape[:2], -1)
-    variance = flat.flatten(0, 1).var(0, unbiased=False).sum()
+    goal = target.double().reshape(*target.shape[:2], -1)
+    variance = goal.flatten(0, 1).var(0, unbiased=False).sum()
     if variance == 0:
         return [None] * len(target)
-    error = (predicted.double().reshape(flat.shape) - flat).square().mean(1).sum(-1)
-    return (error / variance).tolist()
+    squared = (predicted.double().reshape(goal.shape) - goal).square()
+    return (squared.mean(1).sum(-1) / variance).tolist()
 
 
-def precision_recall(predicted: Tensor, cost: Tensor, threshold: float) -> dict[str, float | None]:
-    """Whether a costly row is foreseen: of an expected cost above ``threshold``.
+def precision_recall(predicted: Tensor, cost: Tensor, threshold: float) -> dict[str, Any]:
+    """Whether costly rows are foreseen.
 
     Args:
         predicted: expected cost of rows ``[row]``, per agent step.
@@ -145,13 +180,42 @@ def precision_recall(predicted: Tensor, cost: Tensor, threshold: float) -> dict[
 
     Returns:
         ``precision``, the share of rows called costly that are, ``recall``, the share of costly
-        rows that are called so (each None where there are no such rows), and the three counts.
+        rows that are called so (each None where there are no such rows), and how many are
+        ``called`` and ``costly``.
     """
     called, costly = predicted > threshold, cost > 0
-    both = int((called & costly).sum())
+    count, true, both = (int(rows.sum()) for rows in (called, costly, called & costly))
     return {
-        "called": int(called.sum()),
-        "costly": int(costly.sum()),
-        "precision": both / int(called.sum()) if called.any() else None,
-        "recall": both / int(costly.sum()) if costly.any() else None,
+        "called": count,
+        "costly": true,
+        "precision": both / count if count else None,
+        "recall": both / true if true else None,
     }
+
+
+def error_rows(
+    updates: int, predictions: Mapping[str, Signals], target: Signals
+) -> list[dict[str, Any]]:
+    """Normalised errors of every predictor, one row for each signal and horizon."""
+    rows = []
+    for name in SIGNALS:
+        goal = getattr(target, name)
+        errors = {k: normalised_error(getattr(p, name), goal) for k, p in predictions.items()}
+        rows += [
+            {"updates": updates, "signal": name, "horizon": h + 1}
+            | {predictor: values[h] for predictor, values in errors.items()}
+            for h in range(len(goal))
+        ]
+    return rows
+
+
+def call_rows(
+    updates: int, predictions: Mapping[str, Signals], target: Signals, threshold: float
+) -> list[dict[str, Any]]:
+    """Precision and recall of costly rows at the nearest and the farthest horizon."""
+    return [
+        {"updates": updates, "horizon": h, "predictor": predictor}
+        | precision_recall(predictions[predictor].cost[h - 1], target.cost[h - 1], threshold)
+        for h in sorted({1, len(target.cost)})
+        for predictor in ("model", "last_value")
+    ]

@@ -16,11 +16,11 @@ from torch import Tensor
 from blocks import SequenceReplay, Transitions
 
 COLLECTOR = Path(__file__).with_name("ablation_objective_only.py")
-FOLDS = 5
+EVERY = 5  # one episode of so many is held out
 
 
 class Dataset(NamedTuple):
-    """One of every five episodes is held out, from the third on: of the early and the late ones."""
+    """Every fifth episode is held out: of the early, cheap ones as of the later, costly ones."""
 
     path: Path
     config: Config
@@ -34,6 +34,12 @@ class Dataset(NamedTuple):
     def training_rows(self) -> Transitions:
         """All rows that train, one behind the other, ``[1, time, ...]``."""
         return self.training.gather(torch.tensor([0]), len(self.training))
+
+    @property
+    def costly_row(self) -> float:
+        """Mean cost of the training rows that cost anything; 1 where none does."""
+        cost = self.training_rows.cost
+        return float(cost[cost > 0].mean()) if (cost > 0).any() else 1.0
 
     def described(self) -> dict[str, Any]:
         """What the summary says of it."""
@@ -52,7 +58,7 @@ def collect(task: str, seed: int, steps: int, *, smoke: bool) -> Path:
     """The folder of a finished run of `ablation_objective_only.py`: reused, resumed or made.
 
     Raises:
-        RunError: the run did not end.
+        RunError: the run did not end, or cannot go on.
     """
     name = f"{task}-seed{seed}-{steps}" + ("-smoke" if smoke else "")
     folder = Path("runs") / "datasets" / name
@@ -60,6 +66,8 @@ def collect(task: str, seed: int, steps: int, *, smoke: bool) -> Path:
         return folder
     arguments = ["--resume", folder]
     if not RunFolder(folder).checkpoints():
+        if (folder / "config.json").exists():
+            raise RunError(f"{folder} was stopped before its first checkpoint: remove that folder")
         sizes = ["--steps", steps, "--guard-share", 0, "--evaluation-episodes", 1]
         arguments = ["--task", task, "--seed", seed, *sizes, "--out", folder]
         arguments += ["--smoke"] if smoke else []
@@ -96,11 +104,11 @@ def read_dataset(folder: Path, seed: int) -> Dataset:
     everything.load_state_dict(saved)
     borders = [*saved["episode_starts"], saved["added"]]
     count = len(borders) - 1
-    if count < FOLDS:
+    if count < EVERY:
         raise RunError(
-            f"{folder}: got {count} episodes; one of {FOLDS} is held out, so {FOLDS} are needed."
+            f"{folder}: got {count} episodes; every fifth is held out, so at least 5 are needed."
         )
-    index = list(range(FOLDS // 2, count, FOLDS))
+    index = list(range(EVERY - 1, count, EVERY))
     training = _replay(saved["rows"], saved["added"], seed)
     held_out = []
     for episode, (first, last) in enumerate(pairwise(borders)):
