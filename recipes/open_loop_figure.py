@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from figures import BLUE, GREY, LOOK, ORANGE, QUIET, plt
+from matplotlib.ticker import MaxNLocator
 
 STYLES: dict[str, dict[str, Any]] = {
     "model": {"color": BLUE, "marker": "."},
@@ -38,6 +39,7 @@ def open_loop_figure(errors: list[dict[str, Any]], calls: list[dict[str, Any]], 
                 below.plot(_column(rows, "horizon"), _column(rows, predictor), **style)
             above.set(title=signal, ylim=(0, _top(chosen)))
             below.set(xlabel="agent steps ahead", ylim=(0, None))
+            below.xaxis.set_major_locator(MaxNLocator(integer=True))
             below.set_title(f"after {stages[-1]:,} updates", **QUIET)
         for axis, rate in zip(axes[:, -1], ("precision", "recall"), strict=True):
             for predictor in ("model", "last_value"):
