@@ -1,0 +1,221 @@
+"""Prediction without looking: filter up to a row, then only the recorded actions, and the errors.
+
+A start row s of an episode is where the model stops to look. Horizon h asks for row s + h: the
+observation there, and the reward and cost received on arrival.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from blocks import State, Transitions, WorldModel, imagine
+
+SIGNALS = ("observation", "reward", "cost")
+FIRST_START = 8
+"""The first row of an episode from which is predicted; every later one follows."""
+SAMPLES = 2
+"""States sampled for each start row."""
+
+
+class Signals(NamedTuple):
+    """What is predicted, ``[horizon, start, ...]``.
+
+    The observation is normalised as the model sees it (in standard deviations of the training
+    data), reward and cost are per agent step.
+    """
+
+    observation: Tensor
+    reward: Tensor
+    cost: Tensor
+
+
+class Start(NamedTuple):
+    """An episode ``[1, time, ...]`` and the rows ``[start]`` to predict from."""
+
+    episode: Transitions
+    rows: Tensor
+
+    def ahead(self, horizon: int) -> Tensor:
+        """The rows to predict, ``[horizon, start]``."""
+        return self.rows + torch.arange(1, horizon + 1).unsqueeze(-1)
+
+
+def starts_of(episodes: list[Transitions], horizon: int) -> list[Start]:
+    """Start rows in each episode ``[1, time, ...]`` that is long enough for some.
+
+    Raises:
+        ValueError: none is.
+    """
+    length = [episode.row.numel() for episode in episodes]
+    longest = max(length) - 1 - FIRST_START
+    if horizon > longest:
+        raise ValueError(
+            f"horizon: got {horizon}; at most {longest} is possible, because the longest held-out "
+            f"episode has {max(length)} rows and the first start row is {FIRST_START}."
+        )
+    rows = [torch.arange(FIRST_START, max(FIRST_START, n - horizon)) for n in length]
+    return [Start(*pair) for pair in zip(episodes, rows, strict=True) if len(pair[1])]
+
+
+# ---- predictors ----------------------------------------------------------------------------------
+
+
+def truth(model: WorldModel, starts: list[Start], horizon: int) -> Signals:
+    """What the episodes then held."""
+    return _recorded(model, starts, lambda start: start.ahead(horizon))
+
+
+def last_value(model: WorldModel, starts: list[Start], horizon: int) -> Signals:
+    """The trivial predictor for which nothing changes after the start row."""
+    return _recorded(model, starts, lambda start: start.rows.expand(horizon, -1))
+
+
+def training_mean(model: WorldModel, training: Transitions, like: Signals) -> Signals:
+    """The trivial predictor for which every row is the mean of the ``training`` rows.
+
+    Nothing is received at an episode's first row: rewards and costs are averaged over the others.
+    """
+    arrived = ~training.is_first
+    observation = model.normalizer(training.observation).flatten(0, 1).mean(0)
+    return Signals(
+        observation.expand_as(like.observation),
+        training.reward[arrived].mean().expand_as(like.reward),
+        training.cost[arrived].mean().expand_as(like.cost),
+    )
+
+
+@torch.no_grad()
+def open_loop(
+    model: WorldModel, starts: list[Start], horizon: int, *, seed: int, samples: int = SAMPLES
+) -> Signals:
+    """The model's predictive mean: over all members and over sampled states.
+
+    Every member predicts from the same filtered states, each episode filtered from its first row.
+
+    Args:
+        model: the world model.
+        starts: episodes and start rows.
+        horizon: number of agent steps.
+        seed: of the states' noise, the same at each call.
+        samples: states sampled for each start row, by the filter and at each step after it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return _join([_open_loop(model, start, horizon, samples, generator) for start in starts])
+
+
+def _open_loop(
+    model: WorldModel, start: Start, horizon: int, samples: int, generator: torch.Generator
+) -> Signals:
+    episode, rows = start
+    copies = Transitions(*(x.expand(samples, *x.shape[1:]) for x in episode))
+    filtered = model.filter(copies, generator).state
+    # [sample, start, ...] -> [member, sample * start, ...]
+    state = State(*(x[:, rows].flatten(0, 1).expand(model.members, -1, -1) for x in filtered))
+    actions = iter(episode.action[0, start.ahead(horizon)].repeat(1, samples, 1))
+    weights = model.parameter_posterior.sample()
+    imagined = imagine(
+        model.transition(weights),
+        lambda feat, noise: (next(actions).expand(*feat.shape[:2], -1), feat[..., 0]),
+        state,
+        horizon,
+        action_size=episode.action.shape[-1],
+        generator=generator,
+    )
+    feat = imagined.state.feat[:, 1:]
+    predicted = model.decoder(feat), model.reward(feat), model.cost(feat, weights)
+    # [member, horizon, sample * start, ...] -> [horizon, start, ...]
+    return Signals(*(x.unflatten(2, (samples, len(rows))).mean((0, 2)) for x in predicted))
+
+
+def _recorded(
+    model: WorldModel, starts: list[Start], rows_of: Callable[[Start], Tensor]
+) -> Signals:
+    parts = []
+    for start in starts:
+        episode, rows = start.episode, rows_of(start)
+        observation = model.normalizer(episode.observation[0, rows])
+        parts.append(Signals(observation, episode.reward[0, rows], episode.cost[0, rows]))
+    return _join(parts)
+
+
+def _join(parts: list[Signals]) -> Signals:
+    """Several episodes' start rows side by side."""
+    return Signals(*(torch.cat(signal, 1) for signal in zip(*parts, strict=True)))
+
+
+# ---- measures ------------------------------------------------------------------------------------
+
+
+def normalised_error(predicted: Tensor, target: Tensor) -> list[float | None]:
+    """Mean squared error at each horizon, in units of the held-out signal's own variance.
+
+    ``error[h] = sum_i mean_s (predicted[h, s, i] - target[h, s, i])^2 / sum_i var_i``, where s are
+    start rows, i the entries of the signal (one for reward and cost), and ``var_i`` the population
+    variance of entry i over all start rows and horizons of ``target``. An exact prediction has
+    error 0; predicting the held-out mean itself has error 1, averaged over horizons.
+
+    Args:
+        predicted, target: ``[horizon, start, ...]``.
+
+    Returns:
+        One error per horizon; None where the target never changes, which leaves no unit.
+    """
+    goal = target.double().reshape(*target.shape[:2], -1)
+    variance = goal.flatten(0, 1).var(0, unbiased=False).sum()
+    if variance == 0:
+        return [None] * len(target)
+    squared = (predicted.double().reshape(goal.shape) - goal).square()
+    return (squared.mean(1).sum(-1) / variance).tolist()
+
+
+def precision_recall(predicted: Tensor, cost: Tensor, threshold: float) -> dict[str, Any]:
+    """Whether costly rows are foreseen.
+
+    Args:
+        predicted: expected cost of rows ``[row]``, per agent step.
+        cost: what they then cost; a row that costs anything is costly.
+        threshold: expected cost above which a row is called costly.
+
+    Returns:
+        ``precision``, the share of rows called costly that are, ``recall``, the share of costly
+        rows that are called so (each None where there are no such rows), and how many are
+        ``called`` and ``costly``.
+    """
+    called, costly = predicted > threshold, cost > 0
+    count, true, both = (int(rows.sum()) for rows in (called, costly, called & costly))
+    return {
+        "called": count,
+        "costly": true,
+        "precision": both / count if count else None,
+        "recall": both / true if true else None,
+    }
+
+
+def error_rows(
+    updates: int, predictions: Mapping[str, Signals], target: Signals
+) -> list[dict[str, Any]]:
+    """Normalised errors of every predictor, one row for each signal and horizon."""
+    rows = []
+    for name in SIGNALS:
+        goal = getattr(target, name)
+        errors = {k: normalised_error(getattr(p, name), goal) for k, p in predictions.items()}
+        rows += [
+            {"updates": updates, "signal": name, "horizon": h + 1}
+            | {predictor: values[h] for predictor, values in errors.items()}
+            for h in range(len(goal))
+        ]
+    return rows
+
+
+def call_rows(
+    updates: int, predictions: Mapping[str, Signals], target: Signals, threshold: float
+) -> list[dict[str, Any]]:
+    """Precision and recall of costly rows at the nearest and the farthest horizon."""
+    return [
+        {"updates": updates, "horizon": h, "predictor": predictor}
+        | precision_recall(predictions[predictor].cost[h - 1], target.cost[h - 1], threshold)
+        for h in sorted({1, len(target.cost)})
+        for predictor in ("model", "last_value")
+    ]
