@@ -148,6 +148,22 @@ def test_particles_are_samples_of_the_exact_posterior(problem: LinearProblem) ->
 
 
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS.keys())
+def test_the_particles_predictive_distribution_is_exact(problem: LinearProblem) -> None:
+    """Mean and variance of new targets, noise included, near the data and far from them."""
+    mean, precision = problem.exact()
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    inputs[3:] *= 30.0
+    drawn = particles(problem) @ inputs.T
+    of_weights = (inputs @ torch.linalg.inv(precision) * inputs).sum(-1)
+    exact = of_weights + problem.noise_std**2
+    variance = drawn.var(0) + problem.noise_std**2
+    count = len(drawn)
+    assert ((drawn.mean(0) - inputs @ mean).abs() < 4.5 * (of_weights / count).sqrt()).all()
+    assert ((variance - exact).abs() < 4.5 * of_weights * (2 / count) ** 0.5).all()
+
+
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS.keys())
 def test_without_anchors_the_particles_collapse(problem: LinearProblem) -> None:
     """Negative control: neither half of the randomisation is enough, and without both no spread."""
     _, no_anchors = errors(problem, particles(problem, anchored=False))
