@@ -1,9 +1,9 @@
-"""A Markdown table of finished runs: a row a run, and a row with each recipe's seeds together.
+"""Markdown tables of finished runs: a row a run, and a row with each recipe's seeds together.
 
     python recipes/summary_table.py runs/cerl_full/SafetyHalfCheetahVelocity-v1/*
 
 Over seeds: the interquartile mean of what is averaged, the sum of what is counted, the maximum of
-the worst episode.
+the worst episode. A second table shows what the members' disagreement was worth.
 """
 
 import json
@@ -27,6 +27,15 @@ COLUMNS = {
     "wall_seconds": "minutes",
 }
 COUNTED = ("policy_violations", "episode_violations", "guard_episodes")
+PESSIMISM = {
+    "pessimism_share": "share of the slack",
+    "disagreement_recent": "recent states",
+    "disagreement_far": "far states",
+    "disagreement_new": "new episode",
+    "disagreement_learned": "the same, learned",
+}
+WHEN = ("early", "late")
+"""Each as an average over the first ten updates, `_early`, and over the last ten, `_late`."""
 
 
 def read(folders: Sequence[str]) -> list[dict[str, Any]]:
@@ -39,7 +48,8 @@ def read(folders: Sequence[str]) -> list[dict[str, Any]]:
             summaries.append(json.loads(file.read_text()))
         except (OSError, ValueError) as error:
             raise SystemExit(f"error: no summary to read in {folder}: {error}") from error
-    return sorted(summaries, key=lambda s: (s["recipe"], s["members"], s["guard_share"], s["seed"]))
+    names = ("recipe", "members", "guard_share", "environment_steps", "seed")
+    return sorted(summaries, key=lambda summary: [summary[name] for name in names])
 
 
 def over_seeds(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -69,6 +79,23 @@ def line(title: str, row: dict[str, Any]) -> str:
     return f"| {title} | " + " | ".join(str(shown.get(k, row[k])) for k in COLUMNS) + " |"
 
 
+def pessimism_line(summary: dict[str, Any]) -> str:
+    """One line of the second table."""
+    cells = [title(summary), str(summary["seed"]), f"{summary['environment_steps']:,}"]
+    for name in PESSIMISM:
+        values = (summary[f"{name}_{when}"] for when in WHEN)
+        cells += [
+            f"{value:.0%}" if name == "pessimism_share" else f"{value:.2f}" for value in values
+        ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def heading(columns: Sequence[str]) -> None:
+    """The head of a table whose first column is text."""
+    print("| " + " | ".join(columns) + " |")
+    print("|---|" + "---:|" * (len(columns) - 1))
+
+
 def title(summary: dict[str, Any]) -> str:
     """What tells a run's kind from the others."""
     words = [summary["recipe"]]
@@ -82,14 +109,19 @@ def title(summary: dict[str, Any]) -> str:
 def main(folders: Sequence[str]) -> None:
     if not folders:
         raise SystemExit(f"usage: {Path(__file__).name} RUN_FOLDER...")
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for summary in read(folders):
-        groups.setdefault(title(summary), []).append(summary)
-    print("| recipe | " + " | ".join(COLUMNS.values()) + " |")
-    print("|---|" + "---:|" * len(COLUMNS))
-    for name, group in groups.items():
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    summaries = read(folders)
+    for summary in summaries:
+        groups.setdefault((title(summary), summary["environment_steps"]), []).append(summary)
+    heading(["recipe", *COLUMNS.values()])
+    for (name, _), group in groups.items():
         for row in [*group, over_seeds(group)] if len(group) > 1 else group:
             print(line(name, row))
+    print()
+    heading(["recipe", "seed", "steps", *(f"{n}, {w}" for n in PESSIMISM.values() for w in WHEN)])
+    for summary in summaries:
+        if summary["members"] > 1 and "pessimism_share_early" in summary:
+            print(pessimism_line(summary))
 
 
 if __name__ == "__main__":

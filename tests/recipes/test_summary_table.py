@@ -39,8 +39,8 @@ def test_seeds_are_put_together_by_interquartile_mean_sum_and_maximum(
     ]
     summary_table.main(folders)
     rows = capsys.readouterr().out.splitlines()
-    assert len(rows) == 2 + 5 + 1
-    cells = [cell.strip() for cell in rows[-1].strip("|").split("|")]
+    assert rows.index("") == 2 + 5 + 1
+    cells = [cell.strip() for cell in rows[7].strip("|").split("|")]
     assert cells[:5] == ["cerl_full", "all 5", "1,000", "0", "5"]
     assert cells[5] == "40"  # the worst of all
     assert cells[8] == "300"
@@ -52,10 +52,24 @@ def test_kinds_of_run_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixtu
             write(tmp_path / "a"),
             write(tmp_path / "b", members=1),
             write(tmp_path / "c", guard_share=0.0),
+            write(tmp_path / "d", environment_steps=500),
         ]
     )
-    titles = [row.split("|")[1].strip() for row in capsys.readouterr().out.splitlines()[2:]]
-    assert titles == ["cerl_full, K = 1", "cerl_full, no guard", "cerl_full"]
+    above, _ = capsys.readouterr().out.split("\n\n")
+    titles = [row.split("|")[1].strip() for row in above.splitlines()[2:]]
+    assert titles == ["cerl_full, K = 1", "cerl_full, no guard", "cerl_full", "cerl_full"]
+
+
+def test_what_pessimism_was_worth_is_shown_where_it_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = {
+        f"{name}_{when}": 0.25 for name in summary_table.PESSIMISM for when in ("early", "late")
+    }
+    summary_table.main([write(tmp_path / "a", seed=7, **figures), write(tmp_path / "b", members=1)])
+    _, below = capsys.readouterr().out.split("\n\n")
+    (row,) = below.splitlines()[2:]
+    assert row.startswith("| cerl_full | 7 | 1,000 | 25% | 25% | 0.25 |")
 
 
 def test_a_folder_without_a_summary_is_named(tmp_path: Path) -> None:
