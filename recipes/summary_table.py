@@ -83,10 +83,10 @@ def pessimism_line(summary: dict[str, Any]) -> str:
     """One line of the second table."""
     cells = [title(summary), str(summary["seed"]), f"{summary['environment_steps']:,}"]
     for name in PESSIMISM:
-        values = (summary[f"{name}_{when}"] for when in WHEN)
-        cells += [
-            f"{value:.0%}" if name == "pessimism_share" else f"{value:.2f}" for value in values
-        ]
+        for when in WHEN:
+            form = ".0%" if name == "pessimism_share" else ".2f"
+            value = summary.get(f"{name}_{when}")  # a share of no slack is left out
+            cells.append("-" if value is None else format(value, form))
     return "| " + " | ".join(cells) + " |"
 
 
@@ -120,7 +120,7 @@ def main(folders: Sequence[str]) -> None:
     print()
     heading(["recipe", "seed", "steps", *(f"{n}, {w}" for n in PESSIMISM.values() for w in WHEN)])
     for summary in summaries:
-        if summary["members"] > 1 and "pessimism_share_early" in summary:
+        if summary["members"] > 1 and "disagreement_far_early" in summary:
             print(pessimism_line(summary))
 
 
