@@ -5,15 +5,17 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 sys.path.insert(0, str(RECIPES))  # recipes import each other as siblings
 
 from provenance import git_commit, hardware, installed_versions  # noqa: E402
+
+Name = TypeVar("Name", bound=Hashable)
 
 WARM_UPS = 2
 MORE_PACKAGES = ("torchrl", "tensordict")
@@ -30,7 +32,7 @@ class Spread(NamedTuple):
         return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-def interleave(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def interleave(runs: Mapping[Name, Callable[[], object]], rounds: int) -> dict[Name, list[float]]:
     """CPU seconds of each run in each round: A, B, C, A, B, C, ...
 
     A slow spell of the machine then falls on all of them alike. It is the process's CPU time:
@@ -39,7 +41,7 @@ def interleave(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[st
     for run in runs.values():
         for _ in range(WARM_UPS):
             run()
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[Name, list[float]] = {name: [] for name in runs}
     gc.disable()
     try:
         for _ in range(rounds):
