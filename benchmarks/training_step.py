@@ -10,7 +10,7 @@ import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from measure import interleave, markdown, ratios, spread, write
 from torch.profiler import ProfilerActivity, profile
 
 from blocks import make_environment
+from blocks.environments import SafetyEnvironment
 
 # isort: split
 from cerl_config import SMOKE, Config
@@ -48,12 +49,16 @@ class Options:
     """Where the results go."""
 
 
+@cache
+def environment() -> SafetyEnvironment:
+    """The preset's task, for its sizes; no step is taken."""
+    return make_environment(Config().task, seed=0, action_repeat=Config().action_repeat)
+
+
 def build(members: int | None, *, smoke: bool) -> CERL:
     """The agent of the cpu preset (or of `--smoke`), its replay filled with random transitions."""
     preset = Config(**SMOKE) if smoke else Config()
-    config = dataclasses.replace(preset, members=members or preset.members)
-    environment = make_environment(config.task, seed=0, action_repeat=config.action_repeat)
-    agent = CERL(config, environment)
+    agent = CERL(dataclasses.replace(preset, members=members or preset.members), environment())
     observation, action = agent.replay.observations.shape[-1], agent.actor.action
     for row in range(ROWS):
         first = row % EPISODE_LENGTH == 0
@@ -105,6 +110,7 @@ def peak_memory(members: int, smoke: bool) -> float:
 
 def peak_memories(options: Options) -> list[float]:
     """``peak_memory`` of each number of members, each in a process of its own."""
+    environment()  # imported by all of them at once, and not counted
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         return pool.map(partial(peak_memory, smoke=options.smoke), options.members, chunksize=1)
 
