@@ -78,7 +78,7 @@ def write(path: Path, benchmark: str, settings: Mapping[str, Any], results: Any)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "benchmark": benchmark,
-        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()},
+        "settings": {name: value for name, value in settings.items() if name != "out"},
         "results": results,
         "versions": installed_versions() | {name: _version(name) for name in MORE_PACKAGES},
         "commit": git_commit(),
