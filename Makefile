@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NO_DEPS := safety-gymnasium==1.0.0 gymnasium-robotics==1.2.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup cerl test lint types notebooks test-environments clean
+.PHONY: help setup cerl bench test lint types notebooks test-environments clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -48,6 +48,13 @@ install-torch:
 
 cerl: setup ## train CERL on the default task; e.g. make cerl ARGS="--seed 1"
 	$(BIN)/python recipes/cerl_full.py $(ARGS)
+
+# TorchRL's row of --compiled needs a C++ compiler; without it: make bench ARGS=
+bench: ARGS = --compiled
+bench: setup ## time the RSSM against TorchRL's, and CERL's updates by the number of members
+	$(PIP) install --quiet "torch==$(TORCH)" -e '.[bench]'
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rssm_observe.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training_step.py
 
 test: setup ## run the fast tests; e.g. make test ARGS="-m slow"
 	$(BIN)/python -m pytest -n 2 $(ARGS)
