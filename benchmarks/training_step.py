@@ -1,7 +1,6 @@
 """One model update and one policy update of CERL, by the number of members K.
 
 python benchmarks/training_step.py
-python benchmarks/training_step.py --profile
 """
 
 import dataclasses

@@ -179,7 +179,7 @@ def parse(recipe: str, arguments: list[str], **defaults: Any) -> Config:
     chosen = _value(arguments, "--resume")
     if chosen is not None:
         run = RunFolder.open(Path(chosen), recipe)
-        stored = _from_json(run.read_config())
+        stored = config_from_json(run.read_config())
         config = _command_line(arguments, stored)
         run.check_config(to_json(config))
         return dataclasses.replace(config, out=run.path)
@@ -213,7 +213,8 @@ def _command_line(arguments: list[str], default: Config) -> Config:
         raise ValueError(message or text) from None  # without the title and the last advice
 
 
-def _from_json(stored: dict[str, Any]) -> Config:
+def config_from_json(stored: dict[str, Any]) -> Config:
+    """The configuration in a run's config.json, without where the run lives."""
     names = {field.name for field in dataclasses.fields(Config)} - {"out", "resume"}
     values: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in names

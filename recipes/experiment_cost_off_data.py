@@ -9,17 +9,18 @@ all its members say "nothing"; the Gaussian-process prior keeps the worst of the
 """
 
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import rich
 import torch
 import tyro
-from cerl_config import Config
+from cerl_config import Config, config_from_json
 from cerl_full import CERL
 from rich.table import Table
 from run_folder import RunError, RunFolder
+from static_dataset import recorded_replay
 
 from blocks import SequenceReplay, make_environment
 
@@ -42,9 +43,7 @@ class Options:
 
 def main(options: Options) -> None:
     run = RunFolder(options.run)
-    stored = run.read_config()
-    names = {field.name for field in fields(Config)} - {"out", "resume", "prefill_scales"}
-    config = Config(**{name: stored[name] for name in names & stored.keys()})
+    config = config_from_json(run.read_config())
     saved = run.read_checkpoint()["agent"]["replay"]
     table = Table(title="expected cost in budgets: mean of members, worst member, truth")
     for column in ("length scale", "episodes known", "judged", "mean", "worst", "truth"):
@@ -69,12 +68,7 @@ def _fresh(config: Config) -> CERL:
 def _judge(agent: CERL, saved: dict[str, Any], options: Options) -> Any:
     """Yield (episodes known, how far ahead, (mean, worst, truth)) as the data grow."""
     borders = [*saved["episode_starts"], saved["added"]]
-    everything = SequenceReplay(
-        saved["added"],
-        observation_shape=saved["rows"]["observation"].shape[1:],
-        action=saved["rows"]["action"].shape[1],
-    )
-    everything.load_state_dict(saved)
+    everything = recorded_replay(saved)
     done = 0
     for known in sorted(options.known):
         for row in range(borders[done], borders[known]):

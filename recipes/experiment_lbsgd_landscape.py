@@ -155,7 +155,7 @@ def _rates(level: float | None, each: float | None, options: Options) -> dict[st
         points, true = walk(
             landscape,
             lambda x, landscape, _rate: lbsgd(x, landscape, eta=ETA_MIN),  # soon at the wall
-            1.0,
+            None,
             options.walk_steps,
             noise=Noise(),
             level=each,
@@ -203,11 +203,10 @@ def comparison_table(rows: list[dict[str, Any]], title: str) -> Table:
     for row in rows:
         if row["landscape"] != shown:
             table.add_section()
-        own = row["method"].startswith("LBSGD") and "Adam" not in row["method"]  # no learning rate
         table.add_row(
             row["landscape"] if row["landscape"] != shown else "",
             row["method"],
-            "" if own else f"{row['rate']:g}",
+            "" if row["rate"] is None else f"{row['rate']:g}",
             "never" if row["iterations"] is None else str(row["iterations"]),
             f"{row['gap']:.4f}",
             f"{row['worst_slack']:.3g}",

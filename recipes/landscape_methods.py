@@ -48,8 +48,8 @@ class BarrierAscent:
 class Method(NamedTuple):
     """How to build an optimiser for a point in a landscape, and with which learning rates."""
 
-    build: Callable[[nn.Parameter, Landscape, float], Any]
-    rates: tuple[float, ...] = RATES
+    build: Callable[[nn.Parameter, Landscape, Any], Any]
+    rates: tuple[float | None, ...] = RATES  # (None,): it has no learning rate
 
 
 def lbsgd(x: nn.Parameter, landscape: Landscape, **options: Any) -> LBSGD:
@@ -64,7 +64,7 @@ def lbsgd(x: nn.Parameter, landscape: Landscape, **options: Any) -> LBSGD:
     return LBSGD([x], **settings | options)
 
 
-def lbsgd_secant(x: nn.Parameter, landscape: Landscape, _rate: float) -> LBSGD:
+def lbsgd_secant(x: nn.Parameter, landscape: Landscape, _rate: None) -> LBSGD:
     """LBSGD that knows no constants; the first guess is the same in every landscape."""
     return lbsgd(
         x,
@@ -75,8 +75,8 @@ def lbsgd_secant(x: nn.Parameter, landscape: Landscape, _rate: float) -> LBSGD:
 
 
 METHODS: dict[str, Method] = {
-    "LBSGD": Method(lambda x, landscape, _rate: lbsgd(x, landscape), (1.0,)),
-    "LBSGD, secant": Method(lbsgd_secant, (1.0,)),
+    "LBSGD": Method(lambda x, landscape, _rate: lbsgd(x, landscape), (None,)),
+    "LBSGD, secant": Method(lbsgd_secant, (None,)),
     "LBSGD, Adam": Method(
         lambda x, landscape, rate: lbsgd(x, landscape, direction="adam", learning_rate=rate)
     ),
@@ -155,8 +155,8 @@ class Walk(NamedTuple):
 
 def walk(
     landscape: Landscape,
-    build: Callable[[nn.Parameter, Landscape, float], Any],
-    rate: float,
+    build: Callable[[nn.Parameter, Landscape, Any], Any],
+    rate: float | None,
     steps: int,
     *,
     noise: Noise | None = None,
@@ -168,7 +168,7 @@ def walk(
     Args:
         landscape: what to optimise.
         build: of a `Method`.
-        rate: the method's learning rate.
+        rate: the method's learning rate; None where it has none.
         steps: number of steps.
         noise: of the estimates; exact values and gradients without.
         level: confidence of the bounds that LBSGD is given at each step; none without.

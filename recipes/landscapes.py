@@ -5,8 +5,10 @@ All of them maximise an objective while every cost stays below its budget, in do
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 
@@ -88,18 +90,18 @@ def ball(dimension: int) -> Landscape:
     curvature = torch.logspace(-1, 0, dimension, dtype=torch.float64)
     peak = torch.randn(dimension, generator=generator, dtype=torch.float64)
     peak = 2 * peak / peak.norm()
-    low, high = 0.0, 10.0
-    for _ in range(100):
-        multiplier = (low + high) / 2
-        inside = (curvature * peak / (curvature + multiplier)).norm() < 1
-        low, high = (low, multiplier) if inside else (multiplier, high)
+
+    def solution(multiplier: float) -> Tensor:
+        return curvature * peak / (curvature + multiplier)
+
+    multiplier: Any = brentq(lambda m: float(solution(m).norm()) - 1, 0.0, 10.0, xtol=1e-15)
     return Landscape(
         name=f"ball, {dimension}",
         objective=lambda x: -(curvature * (x - peak).square()).sum(-1) / 2,
         costs=lambda x: x.square().sum(-1, keepdim=True) / 2,
         budget=_vector(0.5),
         start=torch.zeros(dimension, dtype=torch.float64),
-        optimum=curvature * peak / (curvature + high),
+        optimum=solution(multiplier),
         objective_smoothness=1.0,
         constraint_smoothness=_vector(1.0),
     )

@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from cerl_config import Config
+from cerl_config import Config, config_from_json
 from run_folder import RunError, RunFolder
 from torch import Tensor
 
@@ -96,12 +95,9 @@ def read_dataset(folder: Path, seed: int) -> Dataset:
         RunError: the folder holds no run with a checkpoint, or too few episodes to hold one out.
     """
     run = RunFolder(folder)
-    stored = run.read_config()
-    names = {field.name for field in fields(Config)} - {"out", "resume", "prefill_scales"}
-    config = Config(**{name: stored[name] for name in names & stored.keys()})
+    config = config_from_json(run.read_config())
     saved = run.read_checkpoint()["agent"]["replay"]
-    everything = _replay(saved["rows"], saved["added"], seed)
-    everything.load_state_dict(saved)
+    everything = recorded_replay(saved)
     borders = [*saved["episode_starts"], saved["added"]]
     count = len(borders) - 1
     if count < EVERY:
@@ -109,7 +105,7 @@ def read_dataset(folder: Path, seed: int) -> Dataset:
             f"{folder}: got {count} episodes; every fifth is held out, so at least 5 are needed."
         )
     index = list(range(EVERY - 1, count, EVERY))
-    training = _replay(saved["rows"], saved["added"], seed)
+    training = _replay_for(saved, seed)
     held_out = []
     for episode, (first, last) in enumerate(pairwise(borders)):
         rows = everything.gather(torch.tensor([first]), last - first)
@@ -120,9 +116,18 @@ def read_dataset(folder: Path, seed: int) -> Dataset:
     return Dataset(folder, config, training, held_out, index)
 
 
-def _replay(rows: dict[str, Tensor], capacity: int, seed: int) -> SequenceReplay:
+def recorded_replay(saved: dict[str, Any]) -> SequenceReplay:
+    """The replay whose state a checkpoint holds."""
+    replay = _replay_for(saved, seed=0)
+    replay.load_state_dict(saved)
+    return replay
+
+
+def _replay_for(saved: dict[str, Any], seed: int) -> SequenceReplay:
+    """An empty replay with room for all that was saved."""
+    rows: dict[str, Tensor] = saved["rows"]
     return SequenceReplay(
-        capacity,
+        saved["added"],
         observation_shape=tuple(rows["observation"].shape[1:]),
         action=rows["action"].shape[1],
         seed=seed,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from blocks.confidence import estimation_errors, student_t_quantile
 from blocks.lbsgd import LBSGD
+from blocks.safety_metrics import violation_interval
 
 SPECTRA = {
     "one parameter": torch.tensor([1.0]),
@@ -39,9 +40,7 @@ def holds(
 
 def interval(successes: Tensor) -> tuple[float, float]:
     """99.9% interval of a rate."""
-    count = int(successes.sum())
-    result = stats.binomtest(count, successes.numel()).proportion_ci(0.999, method="exact")
-    return result.low, result.high
+    return violation_interval(int(successes.sum()), successes.numel(), confidence=0.999)
 
 
 @pytest.mark.parametrize("name", SPECTRA)

@@ -305,7 +305,8 @@ def images() -> Iterator[SafetyEnvironment]:
         [sys.executable, "-c", probe], capture_output=True, text=True, env=os.environ | backend
     )
     if asked.returncode:
-        pytest.skip(f"no OpenGL here: {asked.stderr.strip().splitlines()[-1]}")
+        said = asked.stderr.strip().splitlines() or [f"exit status {asked.returncode}"]
+        pytest.skip(f"no OpenGL here: {said[-1]}")
     env = make_environment(GOAL, seed=6, observation="image", action_repeat=2)
     env.reset()
     yield env

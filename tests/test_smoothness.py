@@ -105,8 +105,8 @@ def test_lbsgd_keeps_half_of_every_slack_with_generous_estimates(seed: int, log_
     for _ in range(30):
         before = 1.0 - costs().detach()
         step = optimizer.step(x @ curved[0] @ x / 2 + slope[0] @ x, costs(), 1.0)
-        if (step.constraint_smoothness >= true).all():
-            assert (1.0 - costs().detach() >= before / 2 - 1e-9).all()
+        assert (step.constraint_smoothness >= true).all()  # 0.99^30 of three times the largest
+        assert (1.0 - costs().detach() >= before / 2 - 1e-9).all()
 
 
 def test_lbsgd_resumes_with_its_estimates() -> None:
