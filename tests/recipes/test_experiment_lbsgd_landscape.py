@@ -1,9 +1,8 @@
 """Landscapes are what they claim, walks are measured right, and the recipe runs as users run it."""
 
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from landscapes import LANDSCAPES, Landscape, ball, line, rosenbrock
 from scipy.optimize import nnls
 from torch import Tensor, nn
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "experiment_lbsgd_landscape.py"
+Launch = Callable[..., subprocess.CompletedProcess[str]]
+RECIPE = "experiment_lbsgd_landscape"
 every_landscape = pytest.mark.parametrize("landscape", LANDSCAPES.values(), ids=LANDSCAPES)
 
 
@@ -143,19 +143,8 @@ def test_hindsight_prefers_arrival_then_safety_then_speed() -> None:
 # ---- the recipe ----------------------------------------------------------------------------------
 
 
-def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(RECIPE), *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "130"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-
-
-def test_smoke_leaves_figure_and_summary(tmp_path: Path) -> None:
-    run = launch("--smoke", "--seed", 3, "--out", tmp_path)
+def test_smoke_leaves_figure_and_summary(tmp_path: Path, launch: Launch) -> None:
+    run = launch(RECIPE, "--smoke", "--seed", 3, "--out", tmp_path)
     assert run.returncode == 0, run.stderr[-2000:]
     assert "three disks with noise" in run.stdout
     assert (tmp_path / "landscape.png").stat().st_size > 10_000
@@ -178,9 +167,9 @@ def test_smoke_leaves_figure_and_summary(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_answered_in_words(
-    arguments: tuple[object, ...], message: str, tmp_path: Path
+    arguments: tuple[object, ...], message: str, tmp_path: Path, launch: Launch
 ) -> None:
-    run = launch(*arguments, "--out", tmp_path / "run")
+    run = launch(RECIPE, *arguments, "--out", tmp_path / "run")
     assert run.returncode != 0
     said = " ".join(run.stderr.replace("│", " ").split())
     assert message in said

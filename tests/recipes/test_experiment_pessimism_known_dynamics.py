@@ -1,9 +1,7 @@
 """Coverage of a truth known in closed form: the system, the law, and the recipe as users run it."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +23,8 @@ from torch import Tensor
 
 from blocks import mean, worst_case
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "experiment_pessimism_known_dynamics.py"
+Launch = Callable[..., subprocess.CompletedProcess[str]]
+RECIPE = "experiment_pessimism_known_dynamics"
 REPLICATIONS = 4000
 
 
@@ -101,19 +100,8 @@ def test_the_guarantee_breaks_outside_of_the_posteriors_support() -> None:
 # ---- the recipe ----------------------------------------------------------------------------------
 
 
-def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(RECIPE), *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "130"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-
-
-def test_smoke_leaves_figure_summary_and_provenance(tmp_path: Path) -> None:
-    run = launch("--smoke", "--seed", 3, "--out", tmp_path / "run")
+def test_smoke_leaves_figure_summary_and_provenance(tmp_path: Path, launch: Launch) -> None:
+    run = launch(RECIPE, "--smoke", "--seed", 3, "--out", tmp_path / "run")
     assert run.returncode == 0, run.stderr[-2000:]
     for case in ("well specified", "unmodelled lag", "prior excludes"):
         assert f"{case}, K = 5" in run.stdout
@@ -128,7 +116,7 @@ def test_smoke_leaves_figure_summary_and_provenance(tmp_path: Path) -> None:
     for row in summary["rows"]:
         assert 0 <= row["lower"] <= row["coverage"] <= row["upper"] <= 1
     assert [row["expected"] for row in summary["acceptance"]] == [5 / 6, 5 / 6]
-    again = launch("--smoke", "--seed", 3, "--out", tmp_path / "again")
+    again = launch(RECIPE, "--smoke", "--seed", 3, "--out", tmp_path / "again")
     assert again.returncode == 0
     assert json.loads((tmp_path / "again/summary.json").read_text())["rows"] == summary["rows"]
 
@@ -143,9 +131,9 @@ def test_smoke_leaves_figure_summary_and_provenance(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_answered_in_words(
-    arguments: tuple[object, ...], message: str, tmp_path: Path
+    arguments: tuple[object, ...], message: str, tmp_path: Path, launch: Launch
 ) -> None:
-    run = launch(*arguments, "--out", tmp_path / "run")
+    run = launch(RECIPE, *arguments, "--out", tmp_path / "run")
     assert run.returncode != 0
     said = " ".join(run.stderr.replace("│", " ").split())
     assert message in said

@@ -1,11 +1,11 @@
 """Open-loop prediction of a static dataset: measures by hand, the split, and as users run it."""
 
 import json
-import os
 import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -221,23 +221,14 @@ def test_a_horizon_beyond_the_episodes_is_refused() -> None:
 # ---- the dataset and the recipe ------------------------------------------------------------------
 
 
-def launch(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(RECIPE), *map(str, arguments)],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "130"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
-def smoked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smoked(
+    tmp_path_factory: pytest.TempPathFactory,
+    launch: Callable[..., subprocess.CompletedProcess[str]],
+) -> Path:
     """A folder in which the recipe ran once, dataset included."""
     folder = tmp_path_factory.mktemp("static")
-    run = launch(folder, "--smoke", "--out", "run")
+    run = launch(RECIPE.stem, "--smoke", "--out", "run", cwd=folder)
     assert run.returncode == 0, run.stderr[-2000:]
     assert "held-out error" in run.stdout
     assert "costly rows foreseen" in run.stdout
