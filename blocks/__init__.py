@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from blocks.safety_metrics import EpisodeRecord as EpisodeRecord
     from blocks.safety_metrics import safety_summary as safety_summary
     from blocks.smoothness import SecantSmoothness as SecantSmoothness
+    from blocks.threads import set_threads as set_threads
+    from blocks.threads import side_by_side as side_by_side
     from blocks.types import State as State
     from blocks.types import Transitions as Transitions
     from blocks.world_model import WorldModel as WorldModel
@@ -80,6 +82,8 @@ _HOME = {
     "BudgetGuard": "budget_guard",
     "EpisodeRecord": "safety_metrics",
     "safety_summary": "safety_metrics",
+    "set_threads": "threads",
+    "side_by_side": "threads",
 }
 
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

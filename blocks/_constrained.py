@@ -3,10 +3,13 @@
 import math
 from collections.abc import Iterable
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from blocks.threads import side_by_side
 
 
 class FlatParameters:
@@ -34,6 +37,10 @@ class FlatParameters:
             value, self.parameters, retain_graph=True, allow_unused=True, materialize_grads=True
         )
         return torch.cat([part.flatten() for part in parts])
+
+    def gradients(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """The flat gradient of each, at the same time where there are threads for it."""
+        return side_by_side(*(partial(self.gradient, value) for value in values))
 
     @torch.no_grad()
     def values(self) -> Tensor:

@@ -208,8 +208,8 @@ class LBSGD(LearningRate):
     def _barrier_move(
         self, objective: Tensor, costs: Tensor, slack: Tensor, slope_error: Any
     ) -> _Move:
-        cost_gradients = torch.stack([self._flat.gradient(cost) for cost in costs])
-        objective_gradient = self._flat.gradient(objective)
+        objective_gradient, *rest = self._flat.gradients(objective, *costs)
+        cost_gradients = torch.stack(rest)
         gradient = (self.eta / slack) @ cost_gradients - objective_gradient
         norm = finite_norm(gradient)
         here = self._flat.values()

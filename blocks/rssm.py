@@ -38,6 +38,22 @@ def _bias(columns: int, value: float = 0.0) -> nn.Parameter:
     return nn.Parameter(torch.full((1, columns), value))
 
 
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``x @ weight + bias``, in one kernel where torch has one for their number of axes."""
+    if x.dim() == weight.dim() == 2:
+        return torch.addmm(bias, x, weight)
+    if x.dim() == weight.dim() == 3:
+        return torch.baddbmm(bias, x, weight)
+    return x @ weight + bias
+
+
+def _layer_norm(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Layer norm with ``[1, out]`` scale and bias, or a stack of them ``[member, 1, out]``."""
+    if scale.dim() == 2:
+        return F.layer_norm(x, x.shape[-1:], scale.flatten(), bias.flatten())
+    return F.layer_norm(x, x.shape[-1:]) * scale + bias
+
+
 class Transition(nn.Module):
     """Weights of the transition prior; the computation lives in ``RSSM.transition``."""
 
@@ -114,7 +130,8 @@ class RSSM(nn.Module):
     ) -> tuple[Float[Tensor, "... deter"], Latent]:
         """One step of the prior: next ``deter`` and the distribution of the next ``stoch``."""
         weights = dict(self.dynamics.named_parameters()) if weights is None else weights
-        deter = self._recur(state, action @ weights["action_weight"], weights)
+        projected = action @ weights["action_weight"] + weights["input_bias"]
+        deter = self._recur(state, projected, weights)
         return deter, self._prior(deter, weights)
 
     def posterior(
@@ -148,40 +165,48 @@ class RSSM(nn.Module):
         weights = dict(self.dynamics.named_parameters())
         batch, steps = embeds.shape[:-2], embeds.shape[-2]
         state = self.initial(*batch) if initial is None else initial
+        state = State(*(x.reshape(-1, x.shape[-1]) for x in state))
         # What is known ahead of the recurrence is projected once, for all steps together.
         keep = (~is_first).to(embeds.dtype).unsqueeze(-1)
-        inputs = ((actions * keep) @ weights["action_weight"]).unbind(-2)
-        observed = self.posterior_embed(embeds).unbind(-2)
-        noise = self.latent.noise((steps, *batch, self.stoch), generator).to(embeds)
-        keeps = keep.unbind(-2)
+        inputs = (actions * keep) @ weights["action_weight"] + weights["input_bias"]
+        observed = self.posterior_embed(embeds)
+        inputs, observed, keep = (
+            x.reshape(-1, *x.shape[-2:]).unbind(1) for x in (inputs, observed, keep)
+        )
+        noise = self.latent.noise((steps, *batch, self.stoch), generator).to(embeds).flatten(1, -2)
+        deter_weight, head = self.posterior_deter.weight.T, self.posterior_statistics
+        head_weight = head.weight.T
         deters, stochs, statistics = [], [], []
         for t in range(steps):
-            state = State(state.deter * keeps[t], state.stoch * keeps[t])
+            state = State(state.deter * keep[t], state.stoch * keep[t])
             deter = self._recur(state, inputs[t], weights)
-            hidden = F.silu(self.posterior_deter(deter) + observed[t])
-            statistics.append(self.posterior_statistics(hidden))
+            hidden = F.silu(_affine(deter, deter_weight, observed[t]))
+            statistics.append(_affine(hidden, head_weight, head.bias))
             stoch = self.latent.from_statistics(statistics[-1]).rsample(noise[t])
             state = State(deter, stoch)
             deters.append(deter)
             stochs.append(stoch)
-        states = State(torch.stack(deters, -2), torch.stack(stochs, -2))
-        posterior = self.latent.from_statistics(torch.stack(statistics, -2))
+        deter, stoch, outputs = (
+            torch.stack(x, 1).view(*batch, steps, -1) for x in (deters, stochs, statistics)
+        )
+        posterior = self.latent.from_statistics(outputs)
         # The prior head is outside the recurrence: one product for the whole sequence.
-        return Filtered(states, self._prior(states.deter, weights), posterior)
+        return Filtered(State(deter, stoch), self._prior(deter, weights), posterior)
 
     def _recur(self, state: State, projected_action: Tensor, weights: Weights) -> Tensor:
-        """GRU cell with layer-normalised gates and an update gate biased towards remembering."""
-        hidden = F.silu(
-            state.stoch @ weights["stoch_weight"] + projected_action + weights["input_bias"]
-        )
-        gates = hidden @ weights["input_gates"] + state.deter @ weights["deter_gates"]
-        gates = F.layer_norm(gates, gates.shape[-1:])
-        gates = gates * weights["gates_scale"] + weights["gates_bias"]
+        """GRU cell with layer-normalised gates and an update gate biased towards remembering.
+
+        ``projected_action`` has the input layer's bias.
+        """
+        hidden = F.silu(_affine(state.stoch, weights["stoch_weight"], projected_action))
+        remembered = state.deter @ weights["deter_gates"]
+        gates = _affine(hidden, weights["input_gates"], remembered)
+        gates = _layer_norm(gates, weights["gates_scale"], weights["gates_bias"])
         reset, candidate, update = gates.chunk(3, dim=-1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         return torch.lerp(state.deter, candidate, torch.sigmoid(update - 1))
 
     def _prior(self, deter: Tensor, weights: Weights) -> Latent:
-        hidden = F.silu(deter @ weights["prior_weight"] + weights["prior_bias"])
-        statistics = hidden @ weights["statistics_weight"] + weights["statistics_bias"]
+        hidden = F.silu(_affine(deter, weights["prior_weight"], weights["prior_bias"]))
+        statistics = _affine(hidden, weights["statistics_weight"], weights["statistics_bias"])
         return self.latent.from_statistics(statistics)

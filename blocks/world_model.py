@@ -12,6 +12,7 @@ from blocks.ensemble_posterior import EnsemblePosterior, select
 from blocks.latents import Latent
 from blocks.normalizer import Normalizer
 from blocks.rssm import RSSM, Filtered
+from blocks.threads import side_by_side
 from blocks.types import State, Transitions, Weights
 
 DETER_STD = 0.1
@@ -31,6 +32,14 @@ class WorldModelLoss(NamedTuple):
     kl: Tensor
     transition: Tensor
     log_prior: Tensor
+
+    def backward(self) -> None:
+        """Gradients of the total: the members' transitions beside everything else.
+
+        The members learn from filtered states as they are, so the two have no path in common.
+        """
+        others = self.observation + self.reward + self.cost + self.kl - self.log_prior
+        side_by_side(others.backward, self.transition.backward)
 
 
 class WorldModel(nn.Module):
@@ -136,18 +145,23 @@ class WorldModel(nn.Module):
             generator: source of the filtering noise.
         """
         out = self.filter(data, generator)
-        feat = out.state.feat
-        observation = -self.decoder.log_prob(feat, self.normalizer(data.observation)).mean()
-        # Nothing was received at the first row of an episode: there is no reward to explain.
-        arrived = (~data.is_first).to(feat.dtype)
-        reward = -(self.reward_head.log_prob(feat, data.reward) * arrived).mean()
-        kl = self._balanced_kl(out.posterior, out.prior)
         weights = self.parameter_posterior.sample(generator=generator or torch.default_generator)
+        # Nothing was received at the first row of an episode: there is no reward to explain.
+        arrived = (~data.is_first).to(data.reward.dtype)
         share = self.share(data.row) * arrived
-        mean_cost = self.cost(feat.flatten(0, 1), weights).view(share.shape)
-        cost = -(CostHead.log_prob(mean_cost, data.cost) * share).mean()
-        transition = self._member_loss(out, data.action, weights, share)
-        log_prior = self.parameter_posterior.log_prior().mean() / data_size
+
+        def others() -> tuple[Tensor, ...]:
+            return (
+                *self._decoding_losses(out.state.feat, data, arrived),
+                self._cost_loss(out.state.feat, data, weights, share),
+                self._balanced_kl(out.posterior, out.prior),
+                self.parameter_posterior.log_prior().mean() / data_size,
+            )
+
+        def transitions() -> Tensor:
+            return self._transition_loss(out, data.action, weights, share)
+
+        (observation, reward, cost, kl, log_prior), transition = side_by_side(others, transitions)
         total = observation + reward + cost + kl + transition - log_prior
         return WorldModelLoss(total, observation, reward, cost, kl, transition, log_prior)
 
@@ -164,7 +178,21 @@ class WorldModel(nn.Module):
         uniform = ((mixed >> 16) & 0xFFFF).to(torch.float32) / 0x10000
         return (uniform < self.data_share).to(torch.float32) / self.data_share
 
-    def _member_loss(
+    def _decoding_losses(
+        self, feat: Tensor, data: Transitions, arrived: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of the observation and of the reward."""
+        observation = self.decoder.log_prob(feat, self.normalizer(data.observation))
+        reward = self.reward_head.log_prob(feat, data.reward) * arrived
+        return -observation.mean(), -reward.mean()
+
+    def _cost_loss(
+        self, feat: Tensor, data: Transitions, weights: Weights, share: Tensor
+    ) -> Tensor:
+        mean_cost = self.cost(feat.flatten(0, 1), weights).view(share.shape)
+        return -(CostHead.log_prob(mean_cost, data.cost) * share).mean()
+
+    def _transition_loss(
         self, out: Filtered, action: Tensor, weights: Weights, share: Tensor
     ) -> Tensor:
         """One step of every member from every filtered state, against where the filter went."""

@@ -29,6 +29,8 @@ class Config:
     """The run's folder; runs/<recipe>/<task>/seed<k>-<time> by default."""
     resume: Path | None = None
     """Go on with the run in this folder from its last checkpoint."""
+    threads: int = 2
+    """Threads for parts of an update that do not need each other; the results are the same."""
 
     steps: int = 100_000
     """Environment steps, prefill included."""
@@ -115,7 +117,15 @@ class Config:
     """Smoothness of the cost return (in budgets) in the step-size rule."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "action_repeat", "members", "horizon", "batch_size", "seq_len"):
+        for name in (
+            "threads",
+            "steps",
+            "action_repeat",
+            "members",
+            "horizon",
+            "batch_size",
+            "seq_len",
+        ):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         _require(self, "episode_budget", 0 < self.episode_budget < math.inf, "above 0")
         _require(self, "guard_share", 0 <= self.guard_share <= 1, "from 0 (no guard) to 1")

@@ -27,6 +27,7 @@ from blocks import (
     discounted_budget,
     imagine,
     lambda_returns,
+    side_by_side,
     worst_case,
 )
 from blocks.ensemble_posterior import Family
@@ -168,7 +169,7 @@ class CERL:
             )
             loss = self.model.loss(data, data_size=len(self.replay), generator=self.generator)
             self.model_optimizer.zero_grad()
-            loss.total.backward()
+            loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 100.0)
             self.model_optimizer.step()
             losses.append(
@@ -196,9 +197,7 @@ class CERL:
                 generator=self.generator,
             )
             feat = imagined.state.feat
-            reward, cost = self.model.reward(feat[:, 1:]), self.model.cost(feat[:, 1:], weights)
-            returns = self.returns(reward, self.critic, feat, c.discount)
-            cost_returns = self.returns(cost, self.cost_critic, feat, c.cost_discount)
+            returns, cost_returns = self.imagined_returns(feat, weights)
             if improve:
                 # Jc of each member in units of the budget; the whole policy's, then the worst.
                 member_costs = cost_returns.mean((1, 2)) / self.budget
@@ -212,9 +211,11 @@ class CERL:
         return average(metrics)
 
     def learn_critics(self, feat: Tensor, returns: Tensor, cost_returns: Tensor) -> None:
-        loss = self.critic.loss(feat, returns) + self.cost_critic.loss(feat, cost_returns)
         self.critic_optimizer.zero_grad()
-        loss.backward()
+        side_by_side(
+            lambda: self.critic.loss(feat, returns).backward(),
+            lambda: self.cost_critic.loss(feat, cost_returns).backward(),
+        )
         self.critic_optimizer.step()
         self.critic.update_target()
         self.cost_critic.update_target()
@@ -244,6 +245,19 @@ class CERL:
         known = data.is_first.cumsum(1) > 0
         known[:, BURN_IN:] = True
         return State(*(x[known] for x in state))
+
+    def imagined_returns(self, feat: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+        """Returns and cost returns of imagined states, ``[member, horizon, batch]``."""
+        c, arrived = self.config, feat[:, 1:]
+
+        def returns() -> Tensor:
+            return self.returns(self.model.reward(arrived), self.critic, feat, c.discount)
+
+        def cost_returns() -> Tensor:
+            cost = self.model.cost(arrived, weights)
+            return self.returns(cost, self.cost_critic, feat, c.cost_discount)
+
+        return side_by_side(returns, cost_returns)
 
     def returns(self, signal: Tensor, critic: Critic, feat: Tensor, discount: float) -> Tensor:
         """Lambda-returns ``[member, horizon, batch]``."""

@@ -21,7 +21,7 @@ from progress import Progress, headline_table
 from results import log_episode, log_iterate, safety_of, write_results
 from run_folder import RunError, RunFolder
 
-from blocks import BudgetGuard, EpisodeRecord, make_environment
+from blocks import BudgetGuard, EpisodeRecord, make_environment, set_threads
 from blocks.environments import SafetyEnvironment
 
 MakeAgent = Callable[[Config, SafetyEnvironment], Agent]
@@ -35,10 +35,11 @@ def run(recipe: str, make_agent: MakeAgent, **defaults: Any) -> None:
         make_agent: builds the agent for a configuration and an environment.
         defaults: settings in which the recipe differs from ``Config``.
     """
-    torch.set_num_threads(1)  # two threads are slower than one at these sizes
+    torch.set_num_threads(1)  # splitting one operation over two cores is slower at these sizes
     folder: Path | None = None
     try:
         config = parse(recipe, sys.argv[1:], **defaults)
+        set_threads(config.threads)
         with closing(_open(recipe, config)) as run_folder:
             folder = run_folder.path
             train(run_folder, config, make_agent)
