@@ -29,6 +29,8 @@ class Config:
     """The run's folder; runs/<recipe>/<task>/seed<k>-<time> by default."""
     resume: Path | None = None
     """Go on with the run in this folder from its last checkpoint."""
+    profile: bool = False
+    """Print each part's share of the time at the end, and write a trace of one iterate."""
     threads: int = 2
     """Threads for parts of an update that do not need each other; the results are the same."""
 

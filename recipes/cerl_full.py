@@ -32,8 +32,10 @@ from blocks import (
 )
 from blocks.ensemble_posterior import Family
 from blocks.environments import SafetyEnvironment
+from blocks.imagination import Imagined
 from blocks.smoothness import Smoothness
 from blocks.types import Weights
+from blocks.world_model import WorldModelLoss
 
 
 def lbsgd(actor: Actor, config: Config, smoothness: Smoothness | None = None) -> LBSGD:
@@ -60,6 +62,8 @@ class Blocks:
 
 
 CERL_BLOCKS = Blocks()
+
+
 START_SEQUENCES, START_LENGTH, BURN_IN = 48, 16, 8
 
 
@@ -168,34 +172,28 @@ class CERL:
                 initial_fraction=0.125,
             )
             loss = self.model.loss(data, data_size=len(self.replay), generator=self.generator)
-            self.model_optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), 100.0)
-            self.model_optimizer.step()
+            self.improve_model(loss)
             losses.append(
                 {f"model_{name}": float(value.detach()) for name, value in loss._asdict().items()}
             )
         return average(losses)
 
+    def improve_model(self, loss: WorldModelLoss) -> None:
+        """One step of the model's optimiser."""
+        self.model_optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 100.0)
+        self.model_optimizer.step()
+
     def learn_policy(self, updates: int, *, improve: bool = True) -> dict[str, float]:
         """Improve the policy on imagined rollouts, inside the pessimistic safe set."""
         c = self.config
-        weights = self.weights()
-        transition, starts = self.model.transition(weights), self.start_states()
+        weights, starts = self.weights(), self.start_states()
         metrics: list[dict[str, float]] = []
+        lessons: list[Callable[[], None]] = []
         for _ in range(updates):
-            index = torch.randint(
-                len(starts.deter), (c.imagination_batch,), generator=self.generator
-            )
-            start = State(*(x[index].expand(c.members, -1, -1) for x in starts))
-            imagined = imagine(
-                transition,
-                self.actor.sample,
-                start,
-                c.horizon,
-                action_size=self.actor.action,
-                generator=self.generator,
-            )
+            # The critics learn from the last rollouts while the next ones are imagined.
+            imagined, *_ = side_by_side(partial(self.imagine, starts, weights), *lessons)
             feat = imagined.state.feat
             returns, cost_returns = self.imagined_returns(feat, weights)
             if improve:
@@ -207,8 +205,22 @@ class CERL:
                     objective, self.blocks.aggregate(member_costs), c.budget_share
                 )
                 metrics.append(policy_metrics(step, returns, member_costs, entropy))
-            self.learn_critics(feat[:, :-1], returns, cost_returns)
+            lessons = [partial(self.learn_critics, feat[:, :-1], returns, cost_returns)]
+        side_by_side(*lessons)
         return average(metrics)
+
+    def imagine(self, starts: State, weights: Weights) -> Imagined:
+        """Roll the policy out from some of the start states, under every member."""
+        c = self.config
+        index = torch.randint(len(starts.deter), (c.imagination_batch,), generator=self.generator)
+        return imagine(
+            self.model.transition(weights),
+            self.actor.sample,
+            State(*(x[index].expand(c.members, -1, -1) for x in starts)),
+            c.horizon,
+            action_size=self.actor.action,
+            generator=self.generator,
+        )
 
     def learn_critics(self, feat: Tensor, returns: Tensor, cost_returns: Tensor) -> None:
         self.critic_optimizer.zero_grad()

@@ -27,7 +27,8 @@ import torch
 from provenance import git_commit, hardware, installed_versions
 
 DESCRIPTION = ("recipe", "versions", "commit", "hardware")  # in config.json, not hyper-parameters
-MAY_DIFFER = ("out", "resume", "threads")  # where and how fast a run is computed, not what
+# Where and how a run is computed, not what.
+MAY_DIFFER = ("out", "resume", "threads", "profile")
 KEPT_CHECKPOINTS = 2
 PLAIN_TYPES = (type(None), bool, int, float, str, bytes)
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}

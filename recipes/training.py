@@ -17,6 +17,7 @@ import rich
 import torch
 from cerl_config import Config, parse, to_json
 from episode import Agent, run_episode
+from profiling import Profile
 from progress import Progress, headline_table
 from results import log_episode, log_iterate, safety_of, write_results
 from run_folder import RunError, RunFolder
@@ -62,45 +63,70 @@ def train(run_folder: RunFolder, config: Config, make_agent: MakeAgent) -> dict[
     guard = BudgetGuard(config.episode_budget, config.guard_share) if config.guard_share else None
     state = _restore(run_folder, agent, environment) if config.resume else TrainingState()
     begun = time.monotonic() - state.seconds
-    prefill = len(config.prefill_scales)
+    owners = {"agent": agent, "environment": environment, "run_folder": run_folder}
+    profile = Profile(run_folder.path if config.profile else None, **owners)
     with Progress(config.steps, config.episode_budget, state.steps) as line:
         while state.steps < config.steps:
-            index = len(state.records)
-            scale = exploration_scale(config, state.records) if index < prefill else 1.0
-            episode = run_episode(agent, environment, guard, scale)
-            record = EpisodeRecord(
-                iterate=max(0, index - prefill + 1),
-                cost=episode.cost,
-                episode_return=episode.episode_return,
-                steps=episode.steps,
-                fallback_steps=episode.fallback_steps,
-            )
-            state.records.append(record)
-            log_episode(run_folder, state.steps, index, record, scale)
-            if record.iterate:
-                log_iterate(run_folder, state.steps, config, record, state.learned)
-            if index + 1 >= prefill and state.steps < config.steps:
-                first = index + 1 == prefill
-                state.learned = agent.begin() if first else agent.learn(state.steps / config.steps)
-                run_folder.log("update", state.steps, **state.learned)
-            state.seconds = time.monotonic() - begun
-            run_folder.save_checkpoint(
-                {"agent": agent.state_dict(), "training": state.state_dict()}, state.steps
-            )
+            iterate = max(0, len(state.records) - len(config.prefill_scales) + 1)
+            with profile.iterate(iterate):
+                record = _act(run_folder, config, agent, environment, guard, iterate, state)
+                _learn(run_folder, config, agent, state)
+                state.seconds = time.monotonic() - begun
+                run_folder.save_checkpoint(
+                    {"agent": agent.state_dict(), "training": state.state_dict()}, state.steps
+                )
             line.update(
                 state.steps,
-                "prefill" if index < prefill else "",
-                episode_return=episode.episode_return,
-                episode_cost=episode.cost,
+                "" if iterate else "prefill",
+                episode_return=record.episode_return,
+                episode_cost=record.cost,
                 slack=state.learned.get("slack", float("nan")),
                 violations=safety_of(state.records, config, environment).policy_violations,
             )
+    profile.write()
     summary = write_results(run_folder, config, agent, state.records)
     summary["wall_seconds"] = round(time.monotonic() - begun, 1)
     run_folder.write_summary(summary)
     rich.print(headline_table(summary))
     print(f"the run is in {run_folder.path}")
     return summary
+
+
+def _act(
+    run_folder: RunFolder,
+    config: Config,
+    agent: Agent,
+    environment: SafetyEnvironment,
+    guard: BudgetGuard | None,
+    iterate: int,
+    state: "TrainingState",
+) -> EpisodeRecord:
+    """One episode of an iterate; of iterate 0, the prefill, at the ladder's scale."""
+    index = len(state.records)
+    scale = 1.0 if iterate else exploration_scale(config, state.records)
+    episode = run_episode(agent, environment, guard, scale)
+    record = EpisodeRecord(
+        iterate=iterate,
+        cost=episode.cost,
+        episode_return=episode.episode_return,
+        steps=episode.steps,
+        fallback_steps=episode.fallback_steps,
+    )
+    state.records.append(record)
+    log_episode(run_folder, state.steps, index, record, scale)
+    if iterate:
+        log_iterate(run_folder, state.steps, config, record, state.learned)
+    return record
+
+
+def _learn(run_folder: RunFolder, config: Config, agent: Agent, state: "TrainingState") -> None:
+    """What is learned before the next episode, if there is one: first from the whole prefill."""
+    prefill, episodes = len(config.prefill_scales), len(state.records)
+    if episodes < prefill or state.steps >= config.steps:
+        return
+    begin = episodes == prefill
+    state.learned = agent.begin() if begin else agent.learn(state.steps / config.steps)
+    run_folder.log("update", state.steps, **state.learned)
 
 
 @dataclass
