@@ -83,7 +83,7 @@ class Player:
 def players(task: str, *, steps: int | None) -> dict[str, Player]:
     """Our environment and the stock one, for the same episodes and the same random actions."""
     ours, stock = make_environment(task, seed=SEED), import_safety_gymnasium().make(task)
-    space, episodes = ours.action_space, itertools.count()
+    space, episodes = stock.action_space, itertools.count()
     count = min(steps or ours.episode_length, ours.episode_length)
     noise = np.random.default_rng(SEED).uniform(space.low, space.high, (count, *space.shape))
     actions = noise.astype(np.float32)
