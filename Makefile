@@ -51,10 +51,11 @@ cerl: setup ## train CERL on the default task; e.g. make cerl ARGS="--seed 1"
 
 # TorchRL's row of --compiled needs a C++ compiler; without it: make bench ARGS=
 bench: ARGS = --compiled
-bench: setup ## time the RSSM against TorchRL's, and CERL's updates by the number of members
+bench: setup ## time the RSSM against TorchRL's, CERL's updates by the number of members, and environments
 	$(PIP) install --quiet "torch==$(TORCH)" -e '.[bench]'
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rssm_observe.py $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training_step.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/environment_steps.py
 
 test: setup ## run the fast tests; e.g. make test ARGS="-m slow"
 	$(BIN)/python -m pytest -n 2 $(ARGS)

@@ -46,3 +46,18 @@ def test_training_step_compares_numbers_of_members_and_names_operations(tmp_path
     assert len(content["results"]["seconds"]) == 2 * 4
     assert "| `aten::mm` |" in printed
     assert content["results"]["operations"]["aten::mm"]["calls"] > 0
+
+
+def test_environment_steps_compares_the_same_episodes_with_the_stock_environment_s(
+    tmp_path: Path,
+) -> None:
+    task = "SafetyPointCircle1-v0"
+    printed, content = smoke("environment_steps", tmp_path / "steps.json", "--tasks", task)
+    assert all(f"| {task} | {name} |" in printed for name in ("stock", "ours"))
+    (result,) = content["results"]
+    assert result["task"] == task
+    assert len(result["episode_lengths"]) == 1
+    assert set(result["seconds"]) == {
+        f"{name}, {part}" for name in ("stock", "ours") for part in ("reset", "steps")
+    }
+    assert all(len(seconds) == 1 for seconds in result["seconds"].values())

@@ -25,9 +25,13 @@ unchecked_make_environment = inspect.unwrap(make_environment)
 def raw_environment(task: str, *, seed: int, episode: int = 0, **options: Any) -> Any:
     """Safety-Gymnasium's own environment at the start of the same episode."""
     env = import_safety_gymnasium().make(task, **options)
-    entropy = np.random.SeedSequence((seed, episode))
-    env.reset(seed=int(entropy.generate_state(1)[0]))
+    env.reset(seed=raw_seed(seed, episode))
     return env
+
+
+def raw_seed(seed: int, episode: int) -> int:
+    """The seed with which Safety-Gymnasium's own environment starts our episode."""
+    return int(np.random.SeedSequence((seed, episode)).generate_state(1)[0])
 
 
 def some_actions(env: SafetyEnvironment, count: int, seed: int = 0) -> np.ndarray:
@@ -69,6 +73,33 @@ def test_steps_match_the_raw_environment(task: str) -> None:
     assert truncated
     # Velocity costs need a faster cheetah than random actions make; see the test below.
     assert (total_cost > 0) == (task != CHEETAH)
+
+
+@pytest.mark.parametrize(
+    "task", [GOAL, "SafetyCarButton1-v0", "SafetyPointPush1-v0", "SafetyRacecarCircle2-v0"]
+)
+def test_every_reset_of_a_navigation_task_lays_it_out_as_the_raw_environment_s(task: str) -> None:
+    env, raw = make_environment(task, seed=3), import_safety_gymnasium().make(task)
+    starts = []
+    for seed, episode in ((3, 0), (3, 1), (8, 0)):
+        observation, _ = env.reset(seed=None if seed == 3 else seed)
+        expected, _ = raw.reset(seed=raw_seed(seed, episode))
+        np.testing.assert_array_equal(observation, np.asarray(expected, np.float32))
+        np.testing.assert_array_equal(placements(env._inner), placements(raw))
+        starts.append(placements(raw))
+        for action in some_actions(env, 40, seed=episode):
+            observation, reward, terminated, _, info = env.step(action)
+            expected, raw_reward, raw_cost, raw_terminated, _, _ = raw.step(action)
+            np.testing.assert_array_equal(observation, np.asarray(expected, np.float32))
+            np.testing.assert_array_equal(placements(env._inner), placements(raw))
+            assert (reward, info["cost"], terminated) == (raw_reward, raw_cost, raw_terminated)
+    assert not any(np.array_equal(starts[0], other) for other in starts[1:])
+
+
+def placements(env: Any) -> np.ndarray:
+    """Where everything of a navigation task is and how it moves, in the simulator's precision."""
+    data = env.unwrapped.task.data
+    return np.concatenate([data.geom_xpos.ravel(), data.geom_xmat.ravel(), data.qpos, data.qvel])
 
 
 def test_velocity_cost_is_counted_by_hand() -> None:

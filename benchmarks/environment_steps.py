@@ -1,0 +1,165 @@
+"""Resets, steps and whole episodes of our environments against Safety-Gymnasium's own.
+
+python benchmarks/environment_steps.py
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from measure import interleave, markdown, ratios, spread, write
+
+from blocks import make_environment
+from blocks._safety_gymnasium_compat import import_safety_gymnasium
+
+OURS, STOCK = "ours", "stock"
+PARTS = ("reset", "steps")
+SEED = 0
+SMOKE_STEPS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Resets, steps and whole episodes of our environments against Safety-Gymnasium's own."""
+
+    tasks: tuple[str, ...] = (
+        "SafetyPointGoal1-v0",
+        "SafetyPointCircle1-v0",
+        "SafetyPointPush1-v0",
+        "SafetyCarButton1-v0",
+        "SafetyHalfCheetahVelocity-v1",
+    )
+    """Tasks; of all but the velocity tasks a reset builds the model anew."""
+    rounds: int = 5
+    """Rounds in which each environment of each task plays one episode."""
+    smoke: bool = False
+    """One task, one round and a few steps, to see that it works."""
+    out: Path = Path("runs/benchmarks/environment_steps.json")
+    """Where the results go."""
+
+
+class Player:
+    """Plays episodes with given actions; a reset and the steps after it can be timed apart.
+
+    Attributes:
+        lengths: environment steps of each episode.
+        returns: sum of rewards of each episode.
+    """
+
+    def __init__(
+        self, reset: Callable[[], object], step: Callable[[Any], tuple[Any, ...]], actions: Any
+    ) -> None:
+        self._reset, self._step, self._actions = reset, step, actions
+        self._under_way = False
+        self.lengths: list[int] = []
+        self.returns: list[float] = []
+
+    def reset(self) -> None:
+        """Begin an episode."""
+        self._reset()
+        self._under_way = True
+
+    def steps(self) -> None:
+        """Play the episode to its end, or to that of the actions; nothing if none is under way."""
+        if not self._under_way:  # a second warm-up without a reset in between
+            return
+        total, length = 0.0, 0
+        for length, action in enumerate(self._actions, start=1):  # noqa: B007 - counts the steps
+            # The stock environment has its cost third: both have these at the same end.
+            _, reward, *_, terminated, truncated, _ = self._step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        self._under_way = False
+        self.lengths.append(length)
+        self.returns.append(total)
+
+
+def players(task: str, *, steps: int | None) -> dict[str, Player]:
+    """Our environment and the stock one, for the same episodes and the same random actions."""
+    ours, stock = make_environment(task, seed=SEED), import_safety_gymnasium().make(task)
+    space, episodes = stock.action_space, itertools.count()
+    count = min(steps or ours.episode_length, ours.episode_length)
+    noise = np.random.default_rng(SEED).uniform(space.low, space.high, (count, *space.shape))
+    actions = noise.astype(np.float32)
+
+    def reset_stock() -> None:
+        entropy = np.random.SeedSequence((SEED, next(episodes)))  # as ours derives it
+        stock.reset(seed=int(entropy.generate_state(1)[0]))
+
+    return {
+        OURS: Player(ours.reset, ours.step, actions),
+        STOCK: Player(reset_stock, stock.step, actions),
+    }
+
+
+def rows_of(
+    task: str, seconds: dict[tuple[str, str], list[float]], lengths: list[int]
+) -> list[dict[str, Any]]:
+    """Rows of the table, one for each environment; ratios are stock's time over that row's."""
+    whole = {
+        name: [a + b for a, b in zip(seconds[name, "reset"], seconds[name, "steps"], strict=True)]
+        for name in (OURS, STOCK)
+    }
+    rates = {
+        name: [n / t for n, t in zip(lengths, seconds[name, "steps"], strict=True)]
+        for name in (OURS, STOCK)
+    }
+    return [
+        {
+            "task": task,
+            "environment": name,
+            "reset, ms": f"{1000 * spread(seconds[name, 'reset']).median:.1f}",
+            "steps per second": f"{spread(rates[name]).median:.0f}",
+            "episodes per minute": f"{60 / spread(whole[name]).median:.0f}",
+            "resets, in units of stock": ratios(seconds[STOCK, "reset"], seconds[name, "reset"]),
+            "steps, in units of stock": ratios(seconds[STOCK, "steps"], seconds[name, "steps"]),
+            "episodes, in units of stock": ratios(whole[STOCK], whole[name]),
+        }
+        for name in (STOCK, OURS)
+    ]
+
+
+def compare(options: Options) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of the table, and the CPU seconds behind them."""
+    steps = SMOKE_STEPS if options.smoke else None
+    contestants = {task: players(task, steps=steps) for task in options.tasks}
+    runs = {
+        (task, name, part): getattr(player, part)
+        for task, pair in contestants.items()
+        for name, player in pair.items()
+        for part in PARTS
+    }
+    seconds = interleave(runs, options.rounds)
+    rows, results = [], []
+    for task, pair in contestants.items():
+        require_same_episodes(task, **pair)
+        lengths = pair[OURS].lengths[-options.rounds :]  # without the warm-up's
+        mine = {(name, part): seconds[task, name, part] for name in pair for part in PARTS}
+        rows += rows_of(task, mine, lengths)
+        named = {f"{name}, {part}": times for (name, part), times in mine.items()}
+        results.append({"task": task, "episode_lengths": lengths, "seconds": named})
+    return rows, results
+
+
+def require_same_episodes(task: str, ours: Player, stock: Player) -> None:
+    """Refuse to compare times of different work: rewards must be the same to the last bit."""
+    if (ours.lengths, ours.returns) != (stock.lengths, stock.returns):
+        raise RuntimeError(f"{task}: the environments did not play the same episodes")
+
+
+def main(options: Options) -> None:
+    if options.smoke:
+        options = dataclasses.replace(options, rounds=1, tasks=options.tasks[:1])
+    rows, results = compare(options)
+    print(markdown(rows))
+    write(options.out, "environment_steps", dataclasses.asdict(options), results)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
