@@ -97,8 +97,8 @@ test-environments: ## test the environment block alone, without torch; PYTHON=py
 	    $$venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(NO_DEPS) && \
 	    touch $$venv/.stamp; \
 	fi && \
-	$$venv/bin/python -m pytest --noconftest $(ARGS) tests/test_environments.py \
-	    tests/test_safety_gymnasium_compat.py blocks/environments.py blocks/_safety_gymnasium_compat.py
+	$$venv/bin/python -m pytest --noconftest $(ARGS) blocks/environments.py tests/test_environments.py \
+	    $(foreach part,compat speed,blocks/_safety_gymnasium_$(part).py tests/test_safety_gymnasium_$(part).py)
 
 clean: ## remove what the targets above have built
 	rm -rf .venv .venv-environments-* build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -8,8 +8,6 @@ came later. `import_safety_gymnasium` repairs what is needed, each repair in a f
 - `initialise_markers`, MuJoCo >= 3: drawing a navigation task ends in a segmentation fault.
 - `accept_one_element_float`, NumPy >= 2.4: Doggo and Ant robots call `float(array([0.1]))`.
 
-One more is for speed: `plain_sky` makes a navigation task's reset a hundred times faster.
-
 Tested with MuJoCo 2.3.3 and 3.17, NumPy 1.26 and 2.5, Gymnasium 0.28.1, Python 3.11 to 3.13.
 The Swimmer, Hopper and Walker2d velocity tasks need MuJoCo 2: their XML uses what MuJoCo 3 dropped.
 """
@@ -22,7 +20,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,16 +29,6 @@ INSTALL_HINT = (
     "pip install 'cerl-blocks[environments]' && "
     "pip install --no-deps safety-gymnasium==1.0.0 gymnasium-robotics==1.2.2"
 )
-
-# A texture of MuJoCo's XML, in the form of Safety-Gymnasium's assets.yaml.
-PLAIN_SKY = {
-    "@type": "skybox",
-    "@builtin": "gradient",
-    "@rgb1": "0.3 0.5 0.7",
-    "@rgb2": "0.05 0.1 0.15",
-    "@width": 64,
-    "@height": 384,
-}
 
 # gymnasium-robotics, which `import gymnasium` loads, prints a paragraph about tasks not used here.
 # If a package is missing, `missing_package` speaks up where it is needed.
@@ -151,30 +139,6 @@ def accept_one_element_float(module: Any) -> None:
         return float(value.item() if isinstance(value, np.ndarray) else value)
 
     module.float = one_element_float
-
-
-@contextmanager
-def plain_sky() -> Iterator[None]:
-    """Within the context, navigation tasks are built under a plain sky.
-
-    The stock one is six photographs of stars, 190 MB once decoded, and a navigation task compiles
-    its model, sky and all, at every reset. Physics and vector observations know no sky; images do,
-    so that they need the stock one.
-    """
-    world: Any = importlib.import_module("safety_gymnasium.world")
-    original = world.yaml
-
-    def load(*arguments: Any, **options: Any) -> Any:
-        assets = original.load(*arguments, **options)
-        if "skybox" in assets.get("textures", {}):
-            assets["textures"]["skybox"] = PLAIN_SKY
-        return assets
-
-    world.yaml = SimpleNamespace(load=load, FullLoader=original.FullLoader)
-    try:
-        yield
-    finally:
-        world.yaml = original
 
 
 def _render_headless() -> None:

@@ -21,8 +21,8 @@ from jaxtyping import Float, Float32, UInt8
 from blocks._safety_gymnasium_compat import (
     import_safety_gymnasium,
     missing_package,
-    plain_sky,
 )
+from blocks._safety_gymnasium_speed import plain_sky, quicken
 
 try:
     import gymnasium
@@ -108,6 +108,8 @@ class SafetyEnvironment(gymnasium.Env[Observation, Action]):
         self._images = observation == "image"
         self._navigation = spec.entry_point == "safety_gymnasium.builder:Builder"
         self._inner = self._build(spec)
+        if self._navigation:
+            quicken(self._inner.task)
         self._steps_left = 0
         self._drawn = False
         self._frame = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)

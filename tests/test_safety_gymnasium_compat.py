@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import mujoco
@@ -113,26 +112,6 @@ def test_robots_with_many_joints_step(task: str) -> None:
     observation, _ = env.reset()
     moved = env.step(env.action_space.high)[0]
     assert not np.array_equal(observation, moved)
-
-
-def test_the_sky_is_plain_within_the_context_only() -> None:
-    task = compat.import_safety_gymnasium().make("SafetyPointGoal1-v0").unwrapped
-    models = []
-    for sky in (compat.plain_sky, nullcontext):
-        with sky():
-            task.reset(seed=0)
-        models.append(task.task.model)
-    assert [int(model.tex_height[0]) for model in models] == [384, 19554]
-    plain, stock = (arrays(model) for model in models)
-    differing = {name for name in stock if not np.array_equal(plain[name], stock[name])}
-    assert "tex_height" in differing
-    assert all(name.startswith("tex_") for name in differing)
-
-
-def arrays(model: mujoco.MjModel) -> dict[str, np.ndarray]:
-    """All there is to a compiled model, by name."""
-    values = {name: getattr(model, name) for name in dir(model)}
-    return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
 
 @pytest.mark.parametrize(
