@@ -49,11 +49,12 @@ install-torch:
 cerl: setup ## train CERL on the default task; e.g. make cerl ARGS="--seed 1"
 	$(BIN)/python recipes/cerl_full.py $(ARGS)
 
-# TorchRL's row of --compiled needs a C++ compiler; without it: make bench ARGS=
+# TorchRL's rows of --compiled need a C++ compiler; without it: make bench ARGS=
 bench: ARGS = --compiled
-bench: setup ## time the RSSM against TorchRL's, and CERL's updates by the number of members
+bench: setup ## time the RSSM and CERL's updates against TorchRL's, and by the number of members
 	$(PIP) install --quiet "torch==$(TORCH)" -e '.[bench]'
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rssm_observe.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/behaviour_update.py $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training_step.py
 
 test: setup ## run the fast tests; e.g. make test ARGS="-m slow"
