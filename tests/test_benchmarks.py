@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -69,8 +70,10 @@ def test_behaviour_update_compares_cerl_with_torchrl_and_each_with_its_products(
         assert 0 < behaviour["multiply_adds"] < full["multiply_adds"]
 
 
-def test_a_recorded_product_keeps_its_layout_and_what_shared_memory_still_does() -> None:
-    sys.path.insert(0, str(BENCHMARKS))
+def test_a_recorded_product_keeps_its_layout_and_what_shared_memory_still_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
     from products import products_of, replay  # pyright: ignore[reportMissingImports]
 
     x, weight = torch.randn(2, 3), torch.randn(3, 4, requires_grad=True)
