@@ -49,12 +49,14 @@ install-torch:
 cerl: setup ## train CERL on the default task; e.g. make cerl ARGS="--seed 1"
 	$(BIN)/python recipes/cerl_full.py $(ARGS)
 
-# TorchRL's row of --compiled needs a C++ compiler; without it: make bench ARGS=
+# TorchRL's rows of --compiled need a C++ compiler; without it: make bench ARGS=
 bench: ARGS = --compiled
-bench: setup ## time the RSSM against TorchRL's, CERL's updates by the number of members, and environments
+bench: setup ## time RSSM, updates and environments against their peers; look at memory
 	$(PIP) install --quiet "torch==$(TORCH)" -e '.[bench]'
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rssm_observe.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/behaviour_update.py $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training_step.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/memory.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/environment_steps.py
 
 test: setup ## run the fast tests; e.g. make test ARGS="-m slow"

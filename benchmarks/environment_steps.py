@@ -126,7 +126,7 @@ def rows_of(
 
 
 def compare(options: Options) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of the table, and the CPU seconds behind them."""
+    """Rows of the table, and the seconds behind them."""
     steps = SMOKE_STEPS if options.smoke else None
     contestants = {task: players(task, steps=steps) for task in options.tasks}
     runs = {

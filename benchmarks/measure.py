@@ -33,10 +33,9 @@ class Spread(NamedTuple):
 
 
 def interleave(runs: Mapping[Name, Callable[[], object]], rounds: int) -> dict[Name, list[float]]:
-    """CPU seconds of each run in each round: A, B, C, A, B, C, ...
+    """Seconds of each run in each round, by the clock on the wall: A, B, C, A, B, C, ...
 
-    A slow spell of the machine then falls on all of them alike. It is the process's CPU time:
-    time in which other programs had the core does not count, caches they have emptied still do.
+    A slow spell of the machine then falls on all of them alike; other programs had better rest.
     """
     for run in runs.values():
         for _ in range(WARM_UPS):
@@ -47,9 +46,9 @@ def interleave(runs: Mapping[Name, Callable[[], object]], rounds: int) -> dict[N
         for _ in range(rounds):
             for name, run in runs.items():
                 gc.collect()
-                start = time.process_time()
+                start = time.perf_counter()
                 run()
-                seconds[name].append(time.process_time() - start)
+                seconds[name].append(time.perf_counter() - start)
     finally:
         gc.enable()
     return seconds

@@ -197,7 +197,7 @@ def _backward(*outputs: Tensor) -> None:
 
 
 def compare(sizes: Sizes, options: Options) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of the table, and the CPU seconds of every contestant in every round."""
+    """Rows of the table, and the seconds of every contestant in every round."""
     torch.manual_seed(0)
     data = random_data(sizes)
     runs = {OURS: ours(sizes, data), FLOOR: products_alone(sizes)}
@@ -210,7 +210,7 @@ def compare(sizes: Sizes, options: Options) -> tuple[list[dict[str, Any]], dict[
         {
             "sizes": sizes,
             "what": name,
-            "CPU time in ms": f"{1000 * spread(times).median:.1f}",
+            "time in ms": f"{1000 * spread(times).median:.1f}",
             "in units of RSSM.observe": ratios(times, seconds[OURS]),
             "in units of the products": ratios(times, seconds[FLOOR]),
         }

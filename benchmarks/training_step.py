@@ -18,15 +18,21 @@ import tyro
 from measure import interleave, markdown, ratios, spread, write
 from torch.profiler import ProfilerActivity, profile
 
-from blocks import make_environment
+from blocks import make_environment, set_threads
 from blocks.environments import SafetyEnvironment
 
 # isort: split
-from cerl_config import SMOKE, Config
+from cerl_config import PRESETS, SMOKE, Config
 from cerl_full import CERL
 
 ROWS, EPISODE_LENGTH = 2000, 500
+UPDATES = 4
+"""Updates in a timed run, because each policy update overlaps with the one after it."""
 COST_RATE = 0.03
+BUDGET_SHARE = 40.0
+"""On random transitions the policy may exceed the preset's share of the budget, and then it takes a
+recovery step, with one gradient. In a run nearly every step is feasible and takes two, of the
+objective and of the constraint; with a share as large as this the timed steps do so too."""
 TOP_OPERATIONS = 12
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in one unit of ``ru_maxrss``."""
@@ -40,8 +46,8 @@ class Options:
     """Numbers of members; the first is what the others are compared with."""
     rounds: int = 7
     """Rounds in which each part of each number of members runs once."""
-    threads: int = 1
-    """Torch's threads."""
+    threads: tuple[int, ...] = (1, 2)
+    """Threads for parts of an update that do not need each other; torch itself has one."""
     smoke: bool = False
     """Tiny sizes and one round, to see that it works."""
     out: Path = Path("runs/benchmarks/training_step.json")
@@ -54,10 +60,13 @@ def environment() -> SafetyEnvironment:
     return make_environment(Config().task, seed=0, action_repeat=Config().action_repeat)
 
 
-def build(members: int | None, *, smoke: bool) -> CERL:
-    """The agent of the cpu preset (or of `--smoke`), its replay filled with random transitions."""
-    preset = Config(**SMOKE) if smoke else Config()
-    agent = CERL(dataclasses.replace(preset, members=members or preset.members), environment())
+def build(members: int | None, *, smoke: bool = False, preset: str = "cpu") -> CERL:
+    """The agent of a preset (or of `--smoke`), its replay filled with random transitions."""
+    settings: dict[str, Any] = PRESETS[preset] | (SMOKE if smoke else {})
+    settings["budget_share"] = BUDGET_SHARE
+    if members:
+        settings["members"] = members
+    agent = CERL(Config(**settings), environment())
     observation, action = agent.replay.observations.shape[-1], agent.actor.action
     for row in range(ROWS):
         first = row % EPISODE_LENGTH == 0
@@ -71,8 +80,8 @@ def build(members: int | None, *, smoke: bool) -> CERL:
     return agent
 
 
-def parts(agent: CERL) -> dict[str, Callable[[], object]]:
-    """What is timed: the two updates, and the parameter prior, a part of the first.
+def parts(agent: CERL, updates: int = 1) -> dict[str, Callable[[], object]]:
+    """What is timed: so many of the two updates, and of the parameter prior, a part of the first.
 
     The states from which a policy update may start are filtered once for all updates of a phase
     (40 in the preset), so they are timed on their own and at hand for the policy update.
@@ -83,71 +92,86 @@ def parts(agent: CERL) -> dict[str, Callable[[], object]]:
 
     def policy_update() -> None:
         agent.start_states = lambda: starts
-        agent.learn_policy(1)
+        assert agent.learn_policy(updates)["feasible"] == 1, "a recovery step: raise BUDGET_SHARE"
 
     def log_prior() -> None:
-        (agent.model.parameter_posterior.log_prior().mean() / ROWS).backward()
-        agent.model_optimizer.zero_grad()
+        for _ in range(updates):
+            (agent.model.parameter_posterior.log_prior().mean() / ROWS).backward()
+            agent.model_optimizer.zero_grad()
 
     return {
-        "model update": partial(agent.learn_model, 1),
+        "model update": partial(agent.learn_model, updates),
         "policy update": policy_update,
         "log_prior": log_prior,
         "start states": filter_starts,
     }
 
 
-def peak_memory(members: int, smoke: bool) -> float:
+def peak_memory(agent_settings: dict[str, Any]) -> float:
     """MiB by which the process grows at most while it builds an agent and updates it."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    agent = build(members, smoke=smoke)
+    before = peak_of_process()
+    agent = build(**agent_settings)
     agent.learn_model(1)
     agent.learn_policy(1)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (after - before) * MAXRSS_UNIT / 2**20
+    return peak_of_process() - before
 
 
-def peak_memories(options: Options) -> list[float]:
-    """``peak_memory`` of each number of members, each in a process of its own."""
+def peak_of_process() -> float:
+    """MiB that this process has had in memory at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT / 2**20
+
+
+def peak_memories(agents: list[dict[str, Any]]) -> list[float]:
+    """``peak_memory`` of each, in a process of its own."""
     environment()  # imported by all of them at once, and not counted
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-        return pool.map(partial(peak_memory, smoke=options.smoke), options.members, chunksize=1)
+        return pool.map(peak_memory, agents, chunksize=1)
 
 
 def compare(options: Options) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of the table, and what they come from."""
-    memory = peak_memories(options)  # first: a process inherits what its parent has allocated
+    # First: a process inherits what its parent has allocated.
+    memory = peak_memories([{"members": k, "smoke": options.smoke} for k in options.members])
+    peaks = dict(zip(options.members, memory, strict=True))
     runs = {
         (members, part): run
         for members in options.members
-        for part, run in parts(build(members, smoke=options.smoke)).items()
+        for part, run in parts(build(members, smoke=options.smoke), UPDATES).items()
     }
-    seconds = interleave(runs, options.rounds)
+    rows, seconds = [], {}
+    for threads in options.threads:
+        set_threads(threads)
+        times = interleave(runs, options.rounds)
+        set_threads(1)
+        rows += [_row(times, threads, k, options.members[0], peaks[k]) for k in options.members]
+        seconds |= {
+            f"{part}, K = {members}, {threads} threads": values
+            for (members, part), values in times.items()
+        }
+    return rows, {"seconds": seconds, "updates": UPDATES, "peak_memory_mib": peaks}
 
-    def both(members: int) -> list[float]:
-        pair = seconds[members, "model update"], seconds[members, "policy update"]
+
+def _row(
+    times: dict[tuple[int, str], list[float]], threads: int, members: int, first: int, peak: float
+) -> dict[str, Any]:
+    def both(k: int) -> list[float]:
+        pair = times[k, "model update"], times[k, "policy update"]
         return [a + b for a, b in zip(*pair, strict=True)]
 
-    first = options.members[0]
-    rows = [
-        {
-            "K": members,
-            **{
-                f"{part}, ms": f"{1000 * spread(seconds[members, part]).median:.1f}"
-                for part in ("model update", "policy update", "start states")
-            },
-            f"both updates, in units of K = {first}": ratios(both(members), both(first)),
-            "log_prior's share of the model update": ratios(
-                seconds[members, "log_prior"], seconds[members, "model update"]
-            ),
-            "peak memory, MiB": f"{mebibytes:.0f}",
-        }
-        for members, mebibytes in zip(options.members, memory, strict=True)
-    ]
-    named = {f"{part}, K = {members}": times for (members, part), times in seconds.items()}
-    return rows, {
-        "seconds": named,
-        "peak_memory_mib": dict(zip(options.members, memory, strict=True)),
+    def milliseconds(part: str, count: int) -> str:
+        return f"{1000 * spread(times[members, part]).median / count:.1f}"
+
+    return {
+        "threads": threads,
+        "K": members,
+        "model update, ms": milliseconds("model update", UPDATES),
+        "policy update, ms": milliseconds("policy update", UPDATES),
+        "start states, ms": milliseconds("start states", 1),
+        f"both updates, in units of K = {first}": ratios(both(members), both(first)),
+        "log_prior's share of the model update": ratios(
+            times[members, "log_prior"], times[members, "model update"]
+        ),
+        "peak memory, MiB": f"{peak:.0f}",
     }
 
 
@@ -177,7 +201,7 @@ def break_down(options: Options) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def main(options: Options) -> None:
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     if options.smoke:
         options = dataclasses.replace(options, rounds=1, members=options.members[:2])
     rows, comparison = compare(options)

@@ -8,6 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -43,7 +46,7 @@ def test_training_step_compares_numbers_of_members_and_names_operations(tmp_path
     assert "| 3 |" in printed
     assert content["settings"]["members"] == [1, 3]
     assert set(content["results"]["peak_memory_mib"]) == {"1", "3"}
-    assert len(content["results"]["seconds"]) == 2 * 4
+    assert len(content["results"]["seconds"]) == 2 * 2 * 4
     assert "| `aten::mm` |" in printed
     assert content["results"]["operations"]["aten::mm"]["calls"] > 0
 
@@ -61,3 +64,55 @@ def test_environment_steps_compares_the_same_episodes_with_the_stock_environment
         f"{name}, {part}" for name in ("stock", "ours") for part in ("reset", "steps")
     }
     assert all(len(seconds) == 1 for seconds in result["seconds"].values())
+
+
+def test_behaviour_update_compares_cerl_with_torchrl_and_each_with_its_products(
+    tmp_path: Path,
+) -> None:
+    printed, content = smoke("behaviour_update", tmp_path / "update.json", "--members", "1", "3")
+    contestants = ["CERL, K = 1", "CERL, K = 3"]
+    if find_spec("torchrl"):
+        contestants.append("TorchRL Dreamer")
+    else:
+        assert "TorchRL is not installed" in printed
+    parts = ("behaviour update", "full step")
+    results = content["results"]
+    assert set(results) == {f"{part}: {name}" for part in parts for name in contestants}
+    assert all(f"| {part} | {name} |" in printed for part in parts for name in contestants)
+    for name in contestants:
+        behaviour, full = (results[f"{part}: {name}"] for part in parts)
+        assert 0 < behaviour["products"] < full["products"]
+        assert 0 < behaviour["multiply_adds"] < full["multiply_adds"]
+
+
+def test_a_recorded_product_keeps_its_layout_and_what_shared_memory_still_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from products import products_of, replay  # pyright: ignore[reportMissingImports]
+
+    x, weight = torch.randn(2, 3), torch.randn(3, 4, requires_grad=True)
+    products = products_of(lambda: (x @ weight).sum().backward())
+    forward, backward = products
+    assert forward.multiply_adds == backward.multiply_adds == 2 * 3 * 4
+    assert [operand.size for operand in forward.operands] == [(2, 3), (3, 4)]
+    transposed = backward.operands[0]
+    assert (transposed.size, transposed.stride) == ((3, 2), (1, 3))
+    assert transposed.address == forward.operands[0].address
+    repeated = products_of(replay(products))
+    assert [
+        [(operand.size, operand.stride, operand.offset) for operand in product.operands]
+        for product in repeated
+    ] == [
+        [(operand.size, operand.stride, operand.offset) for operand in product.operands]
+        for product in products
+    ]
+    assert repeated[0].operands[0].address == repeated[1].operands[0].address
+
+
+def test_memory_looks_at_each_preset_and_over_a_soak(tmp_path: Path) -> None:
+    printed, content = smoke("memory", tmp_path / "memory.json")
+    assert [row["preset"] for row in content["results"]["presets"]] == ["cpu", "paper"]
+    assert all(row["full replay, MiB"] > 0 for row in content["results"]["presets"])
+    assert [row["updates"] for row in content["results"]["soak"]] == [10, 20]
+    assert "| paper |" in printed

@@ -1,0 +1,156 @@
+"""CERL's policy update and its whole training step, against TorchRL's Dreamer and its products.
+
+    python benchmarks/behaviour_update.py
+    python benchmarks/behaviour_update.py --compiled
+
+Two parts of the work are timed, at the sizes of the cpu preset:
+
+- *behaviour update*: imagine from 32 states, lambda-returns, the policy's step, the critics' step;
+- *full step*: a model update on 16 sequences of 32 steps, then a behaviour update.
+
+The contestants do not compute the same. In a behaviour update CERL imagines under each of K
+members, forms cost returns beside the returns, has a critic of each for every member with a slow
+copy, differentiates objective and constraint on their own, shortens the policy's step by its rule
+and counts the entropy; TorchRL's Dreamer has one model, one return, one critic without a slow copy
+and one gradient. In a model update CERL also fits K transitions and cost heads under a prior,
+balances the KL between its two sides, resets at the beginning of an episode, draws its batch from
+the replay and fits the normaliser; TorchRL gets the same prepared batch each time, and beyond ours
+it draws a sample from each prior. So a factor between the two is the price of what CERL does more,
+plus or minus how well either is written. How well, *its products alone* tells: the matrix products
+that a contestant really did, repeated with nothing between.
+
+TorchRL (``pip install -e '.[bench]'``) is left out where it is not installed.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from measure import interleave, markdown, ratios, spread, write
+from products import Product, products_of, replay
+from training_step import build, parts
+
+BEHAVIOUR, FULL = "behaviour update", "full step"
+TORCHRL, TORCHRL_COMPILED = "TorchRL Dreamer", "TorchRL Dreamer, compiled"
+
+Runs = dict[str, Callable[[], object]]
+"""What is timed, by `BEHAVIOUR` and `FULL`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """CERL's policy update and its whole training step, against TorchRL's Dreamer."""
+
+    members: tuple[int, ...] = (1, 5)
+    """Numbers of CERL's members."""
+    rounds: int = 9
+    """Rounds in which each part of each contestant runs once."""
+    threads: int = 1
+    """Torch's threads."""
+    compiled: bool = False
+    """TorchRL's compiled RSSM step and actor loss as well; takes minutes and a C++ compiler."""
+    smoke: bool = False
+    """Tiny sizes and one round, to see that it works."""
+    out: Path = Path("runs/benchmarks/behaviour_update.json")
+    """Where the results go."""
+
+
+def ours(members: int, *, smoke: bool) -> Runs:
+    """CERL's updates; the start states are filtered once in a phase, so they are at hand."""
+    timed = parts(build(members, smoke=smoke))
+    model_update, policy_update = timed["model update"], timed["policy update"]
+
+    def full_step() -> None:
+        model_update()
+        policy_update()
+
+    return {BEHAVIOUR: policy_update, FULL: full_step}
+
+
+def torchrl(*, smoke: bool, compiled: bool) -> Runs:
+    """TorchRL's updates, at the sizes of our agent."""
+    from torchrl_dreamer import Dreamer
+
+    agent = build(1, smoke=smoke)
+    observation, action = agent.replay.observations.shape[-1], agent.actor.action
+    dreamer = Dreamer(agent.config, observation, action, compiled=compiled)
+    return {BEHAVIOUR: dreamer.behaviour_update, FULL: dreamer.full_step}
+
+
+def contestants(options: Options) -> dict[str, Runs]:
+    """All that take part, by name."""
+    found = {f"CERL, K = {k}": ours(k, smoke=options.smoke) for k in options.members}
+    if find_spec("torchrl"):
+        found[TORCHRL] = torchrl(smoke=options.smoke, compiled=False)
+        if options.compiled:
+            found[TORCHRL_COMPILED] = torchrl(smoke=options.smoke, compiled=True)
+    return found
+
+
+def recorded(found: dict[str, Runs]) -> dict[tuple[str, str], list[Product]]:
+    """The products of each part of each contestant; compiled, TorchRL's are still the same."""
+    return {
+        (part, name): products_of(found[TORCHRL if name == TORCHRL_COMPILED else name][part])
+        for part in (BEHAVIOUR, FULL)
+        for name in found
+    }
+
+
+def compare(options: Options) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of the table, and what they come from."""
+    torch.manual_seed(0)
+    found = contestants(options)
+    products = recorded(found)
+    runs = {}
+    for part, name in products:
+        runs[part, name, "all"] = found[name][part]
+        runs[part, name, "products"] = replay(products[part, name])
+    seconds = interleave(runs, options.rounds)
+
+    def row(part: str, name: str) -> dict[str, Any]:
+        whole, alone = seconds[part, name, "all"], seconds[part, name, "products"]
+        multiply_adds = sum(product.multiply_adds for product in products[part, name])
+        return {
+            "part": part,
+            "what": name,
+            "time in ms": f"{1000 * spread(whole).median:.1f}",
+            "its products alone, ms": f"{1000 * spread(alone).median:.1f}",
+            "million multiply-adds": f"{multiply_adds / 1e6:.0f}",
+            "in units of its products": ratios(whole, alone),
+            **{
+                f"in units of CERL, K = {k}": ratios(whole, seconds[part, f"CERL, K = {k}", "all"])
+                for k in options.members
+            },
+        }
+
+    rows = [row(*key) for key in products]
+    results = {
+        f"{part}: {name}": {
+            "seconds": seconds[part, name, "all"],
+            "seconds_of_products": seconds[part, name, "products"],
+            "products": len(products[part, name]),
+            "multiply_adds": sum(product.multiply_adds for product in products[part, name]),
+        }
+        for part, name in products
+    }
+    return rows, results
+
+
+def main(options: Options) -> None:
+    torch.set_num_threads(options.threads)
+    if options.smoke:
+        options = dataclasses.replace(options, rounds=1)
+    rows, results = compare(options)
+    print(markdown(rows))
+    if not find_spec("torchrl"):
+        print("\nTorchRL is not installed: pip install -e '.[bench]'")
+    write(options.out, "behaviour_update", dataclasses.asdict(options), results)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
