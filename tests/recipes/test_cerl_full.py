@@ -1,5 +1,6 @@
 """CERL and its ablations as users run them: what a run leaves, survives, refuses and counts."""
 
+import gzip
 import json
 import os
 import random
@@ -23,6 +24,7 @@ import torch
 import training
 from cerl_config import SMOKE, Config
 from episode import run_episode
+from profiling import OTHER, PARTS
 
 from blocks import BudgetGuard, EpisodeRecord, make_environment
 
@@ -217,12 +219,25 @@ def test_costs_of_every_step_count_whoever_acted(tmp_path: Path) -> None:
 
 def test_the_seed_decides_everything(undisturbed: Path, tmp_path: Path) -> None:
     same, other = tmp_path / "same", tmp_path / "other"
-    finish(start(same))
+    printed, _ = finish(start(same, "--threads", 1, "--profile"))
     assert outcome(same) == outcome(undisturbed)
+    assert_profiled(same, printed)
     finish(start(other, "--seed", 1, "--steps", 2000))  # the prefill alone
     ours, theirs = (metrics(run, "episode")[:2] for run in (undisturbed, other))
     for one, another in zip(ours, theirs, strict=True):
         assert one["episode_return"] != another["episode_return"]
+
+
+def assert_profiled(run: Path, printed: str) -> None:
+    """The shares are whole and printed, and the trace shows an iterate's parts."""
+    profile = read(run, "profile.json")
+    assert sum(profile["shares"].values()) == pytest.approx(1)
+    assert all(0 < profile["shares"][part] < 1 for part in (*PARTS, OTHER))
+    assert all(part in printed for part in (*PARTS, OTHER))
+    with gzip.open(run / "trace.json.gz", "rt") as file:
+        events = {event["name"] for event in json.load(file)["traceEvents"]}
+    assert set(PARTS) <= events
+    assert "aten::mm" in events
 
 
 # ---- what a run survives ---------------------------------------------------------------------
