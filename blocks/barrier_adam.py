@@ -5,7 +5,7 @@ The barrier pushes away from the constraint, but nothing limits the step that is
 
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,7 @@ from blocks._constrained import (
 )
 
 
+@runtime_checkable
 class Scale(Protocol):
     """A factor on the barrier's gradient: `lbsgd_step_size` once its constants are bound."""
 
@@ -80,11 +81,11 @@ class BarrierAdam(LearningRate):
 
     Example:
         >>> x = nn.Parameter(torch.zeros(()))
-        >>> optimizer = BarrierAdam([x], eta=0.01, learning_rate=0.001)
+        >>> optimizer = BarrierAdam([x], eta=0.1, learning_rate=0.001)
         >>> for _ in range(1500):  # maximise -(x - 2)^2 subject to x <= 1
         ...     step = optimizer.step(-((x - 2) ** 2), x, 1.0)
-        >>> round(x.item(), 2)
-        0.99
+        >>> round(x.item(), 2)  # inside, where 2 (2 - x) (1 - x) = eta
+        0.95
     """
 
     def __init__(
