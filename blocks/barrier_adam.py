@@ -58,9 +58,10 @@ class BarrierAdam(LearningRate):
     - 1 without `scale`: a log barrier and an ordinary optimiser;
     - LBSGD's step size with `scale=partial(lbsgd_step_size, ...)`: the rule *before* Adam, as in
       the public code of LBSGD for deep policies and of those built on it. Adam divides the scale of
-      its gradients out again, so a constant gamma changes nothing; only how gamma differs from its
-      average in Adam's memory reaches the step, and the feasibility bound is lost. `LBSGD` with
-      `direction="adam"` shortens Adam's step instead.
+      its gradients out again, so a constant gamma changes nothing, and the feasibility bound is
+      lost. What reaches the step is how gamma differs from its average in Adam's memory and, where
+      gamma g falls to the size of `eps`, a shortening in the scale of `eps`. `LBSGD` with
+      `direction="adam"` shortens Adam's step itself.
 
     Infeasible: the recovery of `LBSGD`, so that this is all the difference. (In that public code
     the recovery shares the barrier's Adam; not here.)

@@ -96,6 +96,21 @@ def test_adam_divides_a_constant_scale_out_again(log_scale: float) -> None:
     assert walk(scale=scale) == pytest.approx(walk(), rel=1e-6)
 
 
+def test_a_scale_below_adams_epsilon_shortens_the_step_in_its_units() -> None:
+    """Adam's first step is rate * g / (|g| + eps): at g = eps the half, at g << eps hardly any."""
+
+    def length(factor: float) -> float:
+        x = nn.Parameter(vector(0.0))
+        optimizer = BarrierAdam(
+            [x], eta=0.0, learning_rate=1.0, eps=1e-8, scale=lambda *_, eta: vector(factor)[0]
+        )
+        return optimizer.step(x.sum(), x.sum(), 10.0).step_length.item()
+
+    assert length(1e-3) == pytest.approx(1.0, rel=1e-4)
+    assert length(1e-8) == pytest.approx(0.5)
+    assert length(1e-11) == pytest.approx(1e-3, rel=1e-2)
+
+
 def leaves(optimizer: Callable[[nn.Parameter], Any]) -> bool:
     """Whether one step from the middle of the disc ends outside it."""
     x = nn.Parameter(vector(0.0))
