@@ -183,7 +183,7 @@ PRESETS: dict[str, dict[str, Any]] = {"cpu": {}, "paper": PAPER}
 
 
 def parse(recipe: str, arguments: list[str], **defaults: Any) -> Config:
-    """The configuration of a command line: preset, the recipe's defaults, `--smoke`, each flag.
+    """The configuration of a command line: preset, `--smoke`, the recipe's defaults, each flag.
 
     With `--resume` the stored configuration takes the preset's place, and a flag that differs
     from it is an error.
@@ -196,9 +196,8 @@ def parse(recipe: str, arguments: list[str], **defaults: Any) -> Config:
         run.check_config(to_json(config))
         return dataclasses.replace(config, out=run.path)
     preset = _value(arguments, "--preset") or "cpu"
-    settings: dict[str, Any] = {"preset": preset} | PRESETS.get(preset, {}) | defaults
-    if "--smoke" in arguments:
-        settings |= SMOKE
+    sizes = PRESETS.get(preset, {}) | (SMOKE if "--smoke" in arguments else {})
+    settings: dict[str, Any] = {"preset": preset} | sizes | defaults
     if preset not in PRESETS:  # tyro's own message names the choices
         settings = {}
     return _command_line(arguments, Config(**settings))

@@ -27,6 +27,7 @@ from blocks import (
     discounted_budget,
     imagine,
     lambda_returns,
+    of_policy,
     side_by_side,
     worst_case,
 )
@@ -52,11 +53,17 @@ def lbsgd(actor: Actor, config: Config, smoothness: Smoothness | None = None) ->
     )
 
 
+pessimistic = of_policy(worst_case)
+
+
 @dataclass(frozen=True)
 class Blocks:
     """The blocks that ablations exchange."""
 
-    aggregate: Callable[[Tensor], Tensor] = worst_case
+    aggregate: Callable[[Tensor], Tensor] = pessimistic
+    """From the members' cost returns ``[member, horizon, batch]`` to one, in the same unit."""
+    objective: Callable[[Tensor], Tensor] = torch.mean
+    """From their returns to what is maximised, likewise."""
     optimizer: Callable[[Actor, Config], Any] = lbsgd
     family: Family = "particles"
 
@@ -197,13 +204,11 @@ class CERL:
             feat = imagined.state.feat
             returns, cost_returns = self.imagined_returns(feat, weights)
             if improve:
-                # Jc of each member in units of the budget; the whole policy's, then the worst.
-                member_costs = cost_returns.mean((1, 2)) / self.budget
                 entropy = -imagined.log_prob.mean()
-                objective = returns.mean() / self.scale(returns) + c.entropy * entropy
-                step = self.optimizer.step(
-                    objective, self.blocks.aggregate(member_costs), c.budget_share
-                )
+                gain = self.blocks.objective(returns) / self.scale(returns)
+                cost = self.blocks.aggregate(cost_returns) / self.budget  # Jc, in budgets
+                step = self.optimizer.step(gain + c.entropy * entropy, cost, c.budget_share)
+                member_costs = cost_returns.mean((1, 2)) / self.budget
                 metrics.append(policy_metrics(step, returns, member_costs, entropy))
             lessons = [partial(self.learn_critics, feat[:, :-1], returns, cost_returns)]
         side_by_side(*lessons)
