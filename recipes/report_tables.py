@@ -1,0 +1,239 @@
+"""The tables of a report: rows of text from groups of runs, and the raw figures of each run."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from report_data import COSTS, COUNTS, LeftOut, Run
+from report_groups import Group, differing
+from report_references import normalised_return, normalised_violation, published
+from report_statistics import Estimate, improvement, interquartile_mean, rate
+
+
+class Cell(NamedTuple):
+    """A figure as it is shown, and what stands small beside it: mostly its interval."""
+
+    text: str
+    beside: str = ""
+
+
+Row = dict[str, Cell]
+COMPARED = {"final_return": "higher final return", "cost_rate": "lower cost rate"}
+"""What recipes are compared on pairwise, and which way is better."""
+
+
+def task_table(groups: Sequence[Group]) -> list[Row]:
+    """A row a group; normalised scores only where the task has a reference."""
+    return [_row(group) for group in groups]
+
+
+def _row(group: Group) -> Row:
+    runs = group.runs
+    broken = sum(run.figures["policy_violations"] > 0 for run in runs)
+    row = {
+        "recipe": Cell(group.recipe),
+        "seeds": Cell(str(len(runs)), _seeds(runs)),
+        "steps": Cell(f"{group.steps:,}"),
+        "final return": _averaged(group, "final_return", _number),
+        "final cost": _averaged(group, "final_cost", _number),
+        "policy violations": _counted(group, "policy_violations", "policies"),
+        "runs with one": _share(broken, len(runs)),
+        "episode violations": _counted(group, "episode_violations", "episodes"),
+        "worst episode": Cell(_number(group.values("worst_episode_cost").max())),
+        "cost rate": _averaged(group, "cost_rate", "{:.4f}".format),
+        "cost regret": _regret(group),
+        "guard episodes": _counted(group, "guard_episodes", "episodes"),
+    }
+    scores = normalised(group)
+    if scores is not None:
+        row["normalised return"] = _shown(interquartile_mean(scores[0]), "{:.2f}".format)
+        row["normalised violation"] = _shown(interquartile_mean(scores[1]), "{:.2f}".format)
+    return row
+
+
+def normalised(group: Group) -> tuple[list[float], list[float]] | None:
+    """Each run's normalised return and violation; None where no reference exists."""
+    returns, violations = [], []
+    for run in group.runs:
+        score = normalised_return(group.task, run.figures["final_return"])
+        excess = normalised_violation(group.task, run.figures["final_cost"], run.episode_budget)
+        if score is None or excess is None:
+            return None
+        returns.append(score)
+        violations.append(excess)
+    return returns, violations
+
+
+def pooled_table(groups: dict[str, list[Group]]) -> list[Row]:
+    """A row for each recipe and length that was run on several tasks; intervals are stratified."""
+    recipes: dict[tuple[str, int], list[Group]] = {}
+    for group in (group for rows in groups.values() for group in rows):
+        recipes.setdefault((group.recipe, group.steps), []).append(group)
+    return [_pooled_row(rows) for rows in recipes.values() if len(rows) > 1]
+
+
+def _pooled_row(groups: Sequence[Group]) -> Row:
+    def pooled(numerator: str, denominator: str) -> Cell:
+        return _share(
+            sum(group.total(numerator) for group in groups),
+            sum(group.total(denominator) for group in groups),
+        )
+
+    rates = [
+        [run.figures["cost_rate"] / run.budget_rate for run in group.runs] for group in groups
+    ]
+    scored = [scores for scores in map(normalised, groups) if scores is not None]
+    row = {
+        "recipe": Cell(groups[0].recipe),
+        "steps": Cell(f"{groups[0].steps:,}"),
+        "tasks": Cell(str(len(groups)), f"{len(scored)} with scores"),
+        "runs": Cell(str(sum(len(group.runs) for group in groups))),
+        "policy violations": pooled("policy_violations", "policies"),
+        "episode violations": pooled("episode_violations", "episodes"),
+        "cost rate / budget's": _shown(interquartile_mean(*rates), "{:.2f}".format),
+        "normalised return": Cell("-"),
+        "normalised violation": Cell("-"),
+    }
+    if scored:
+        for name, scores in zip(list(row)[-2:], zip(*scored, strict=True), strict=True):
+            row[name] = _shown(interquartile_mean(*scores), "{:.2f}".format)
+    return row
+
+
+def improvements(groups: Sequence[Group], figure: str) -> dict[tuple[int, int], Estimate]:
+    """How probably each group is better than each other, by their places in `groups`."""
+    found, higher = {}, COMPARED[figure].startswith("higher")
+    for i, j in combinations(range(len(groups)), 2):
+        better = improvement([groups[i].values(figure)], [groups[j].values(figure)])
+        worse = Estimate(1 - better.value, 1 - better.upper, 1 - better.lower)
+        found[i, j], found[j, i] = (better, worse) if higher else (worse, better)
+    return found
+
+
+def improvement_table(groups: Sequence[Group]) -> list[Row]:
+    """The same as rows, each pair once."""
+    found = {better: improvements(groups, figure) for figure, better in COMPARED.items()}
+    return [
+        {
+            "recipe": Cell(groups[i].name),
+            "against": Cell(groups[j].name),
+            **{better: _shown(pairs[i, j], "{:.2f}".format) for better, pairs in found.items()},
+        }
+        for i, j in combinations(range(len(groups)), 2)
+    ]
+
+
+def published_table(task: str) -> list[Row]:
+    """What published methods reach on the task; empty where we know of none."""
+    return [
+        {
+            "method": Cell(method),
+            "final return": Cell(_number(figures.episode_return)),
+            "final cost": Cell(_number(figures.episode_cost)),
+        }
+        for method, figures in published(task).items()
+    ]
+
+
+def notes(groups: dict[str, list[Group]], left_out: Sequence[LeftOut]) -> list[str]:
+    """What a reader must know before believing an average."""
+    rows = [group for task in groups.values() for group in task]
+    found = [f"Left out of every figure: {path}: {reason}." for path, reason in left_out]
+    for task, of_task in groups.items():
+        lengths = sorted({group.steps for group in of_task})
+        if len(lengths) > 1:
+            text = ", ".join(f"{steps:,}" for steps in lengths)
+            found.append(
+                f"{task} has runs of different lengths ({text} steps): each length has rows of "
+                "its own, and recipes are compared pairwise only at the same length."
+            )
+    for recipe in dict.fromkeys(run.recipe for group in rows for run in group.runs):
+        same = [run for group in rows for run in group.runs if run.recipe == recipe]
+        for task in dict.fromkeys(run.task for run in same):
+            keys = differing(run for run in same if run.task == task)
+            if keys:
+                found.append(f"{task}: the rows of {recipe} differ in {', '.join(keys)}.")
+    for group in rows:
+        commits = sorted({run.commit or "unknown" for run in group.runs})
+        if len(commits) > 1:
+            found.append(
+                f"{group.task}: {group.name} pools runs of several commits: {', '.join(commits)}."
+            )
+        if len(group.runs) == 1:
+            found.append(f"{group.task}: {group.name} has one seed, so averages lack intervals.")
+    bare = [str(run.path) for group in rows for run in group.runs if run.curve is None]
+    if bare:
+        found.append(
+            f"{len(bare)} runs are summaries alone, from {bare[0]} on: they have no curve, and "
+            "settings other than members and guard_share are unknown."
+        )
+    return found
+
+
+def write_csv(file: Path, groups: dict[str, list[Group]]) -> None:
+    """The raw figures, a row a run."""
+    keys = ["row", "recipe", "task", "seed", "steps", "episode_budget", "path", "commit"]
+    figures = [key for key in (*COUNTS, *COSTS, "final_return") if key not in keys]
+    scores = ["normalised_return", "normalised_violation"]
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, [*keys, *figures, *scores])
+        writer.writeheader()
+        for group in (group for rows in groups.values() for group in rows):
+            found = normalised(group) or ([""] * len(group.runs), [""] * len(group.runs))
+            for run, *pair in zip(group.runs, *found, strict=True):
+                told: dict[str, Any] = {key: asdict(run).get(key) for key in keys[1:]}
+                told |= {key: run.figures[key] for key in figures}
+                writer.writerow({"row": group.name} | told | dict(zip(scores, pair, strict=True)))
+
+
+def _averaged(group: Group, figure: str, form: Any) -> Cell:
+    return _shown(interquartile_mean(group.values(figure)), form)
+
+
+def _counted(group: Group, figure: str, among: str) -> Cell:
+    return _share(group.total(figure), group.total(among))
+
+
+def _share(count: int, trials: int) -> Cell:
+    estimate = rate(count, trials)
+    return Cell(f"{count:,} of {trials:,}", _interval(estimate, _percent))
+
+
+def _regret(group: Group) -> Cell:
+    """A mean, not an interquartile one, which would hide that one run of five went wrong."""
+    values = group.values("cost_regret")
+    worst = f"at most {_number(values.max())}" if len(values) > 1 else ""
+    return Cell(_number(values.mean()), worst)
+
+
+def _shown(estimate: Estimate, form: Any) -> Cell:
+    return Cell(form(estimate.value), _interval(estimate, form))
+
+
+def _interval(estimate: Estimate, form: Any) -> str:
+    if np.isnan(estimate.lower):
+        return ""
+    return f"{form(estimate.lower)} to {form(estimate.upper)}"
+
+
+def _number(value: float) -> str:
+    """Three digits or so: 2,309 or 25.8 or 0.04."""
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 1 else f"{value:.2g}"
+
+
+def _percent(value: float) -> str:
+    percent = 100 * value
+    return f"{percent:.2f}%" if 0 < percent < 1 else f"{percent:.3g}%"
+
+
+def _seeds(runs: Iterable[Run]) -> str:
+    """0-4 rather than 0, 1, 2, 3, 4."""
+    seeds = sorted(run.seed for run in runs)
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]}-{seeds[-1]}"
+    return ", ".join(map(str, seeds))
