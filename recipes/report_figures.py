@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from figures import BUDGET_LINE, LOOK, in_thousands, plt, running_mean, scale_costs
@@ -24,7 +24,12 @@ DASHES = ("-", "--", ":")
 MARKERS = "os^DvPX"
 OVERLAID = 6  # recipes in one panel; more get a panel each
 POINTS = 100  # of a curve
-REPORT_LOOK = LOOK | {"svg.hashsalt": "report", "axes.titleweight": "normal", "font.size": 9.5}
+REPORT_LOOK: dict[Any, Any] = {
+    **LOOK,
+    "svg.hashsalt": "report",  # the same figure is the same file
+    "axes.titleweight": "normal",
+    "font.size": 9.5,
+}
 
 
 class Style(NamedTuple):
@@ -70,7 +75,9 @@ def curves_figure(
                 axes.plot(*over[i], "x", color=color, markersize=4, alpha=0.7)
             axes.xaxis.set_major_formatter(in_thousands)
         if of_cost:
-            highest = np.concatenate([band[2] for _, band in drawn] + [points[1] for points in over])
+            highest = np.concatenate(
+                [band[2] for _, band in drawn] + [points[1] for points in over]
+            )
             for axes in panels:
                 axes.axhline(budget, **BUDGET_LINE, label=f"budget {budget:g}")
             scale_costs(panels[0], "y", budget, highest)
@@ -109,7 +116,9 @@ def scatter_figure(groups: Sequence[Group], look: dict[str, Style]) -> str:
                 label=_wrap(group.name, 38),
             )
         scale_costs(axes, "x", limit, rates)
-        axes.set(xlabel="cost rate while learning: cost per environment step", ylabel="final return")
+        axes.set(
+            xlabel="cost rate while learning: cost per environment step", ylabel="final return"
+        )
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
         return _svg(figure)
 
@@ -120,7 +129,7 @@ def improvement_figure(
     """Probability that the row's recipe is better than the column's; bold where 0.5 is outside."""
     count = len(groups)
     values = np.full((count, count), np.nan)
-    with plt.rc_context(REPORT_LOOK | {"axes.grid": False}):
+    with plt.rc_context({**REPORT_LOOK, "axes.grid": False}):
         figure, axes = plt.subplots(figsize=(3.6 + 0.72 * count, 0.9 + 0.52 * count))
         for (i, j), estimate in found.items():
             values[i, j] = estimate.value
@@ -128,7 +137,7 @@ def improvement_figure(
             color = "white" if abs(estimate.value - 0.5) > 0.33 else "black"
             has_interval = not np.isnan(estimate.lower)
             interval = f"\n{estimate.lower:.2f} to {estimate.upper:.2f}" if has_interval else ""
-            place = {"ha": "center", "color": color}
+            place: dict[str, Any] = {"ha": "center", "color": color}
             weight = "bold" if sure else "normal"
             axes.text(j, i, f"{estimate.value:.2f}", va="bottom", fontweight=weight, **place)
             axes.text(j, i - 0.05, interval, va="center", fontsize=6.5, **place)

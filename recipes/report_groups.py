@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 from report_data import Run
@@ -38,7 +37,7 @@ def check(runs: Sequence[Run]) -> None:
         RunError: if runs of one task have different episode budgets, or one run is there twice.
     """
     budgets: dict[str, Run] = {}
-    seen: dict[str, Run] = {}
+    seen: dict[tuple[object, ...], Run] = {}
     for run in runs:
         first = budgets.setdefault(run.task, run)
         if run.episode_budget != first.episode_budget:
@@ -46,8 +45,9 @@ def check(runs: Sequence[Run]) -> None:
                 f"{run.task}: {first.path} has an episode budget of {first.episode_budget:g}, "
                 f"{run.path} of {run.episode_budget:g}: report each budget by itself"
             )
-        identity = (run.recipe, run.task, run.seed, run.steps, run.settings)
-        twin = seen.setdefault(_text(identity), run)
+        settings = sorted((key, _shown(run, key)) for key in run.settings)
+        identity = (run.recipe, run.task, run.seed, run.steps, *settings)
+        twin = seen.setdefault(identity, run)
         if twin is not run:
             commits = {run.commit, twin.commit}
             advice = ": --by-commit tells them apart" if len(commits) > 1 else ""
@@ -123,8 +123,10 @@ def _with_length(name: str, steps: int, several: bool) -> str:
 
 
 def _shown(run: Run, key: str) -> str:
-    return _text(run.settings[key]).strip('"') if key in run.settings else "not recorded"
-
-
-def _text(value: Any) -> str:
+    """A setting as text; 1.0 is 1, since a configuration may have been written either way."""
+    value = run.settings.get(key, "not recorded")
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return json.dumps(value, sort_keys=True)

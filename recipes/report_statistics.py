@@ -3,8 +3,8 @@
 rliable has the same estimators, but needs arch, pandas and statsmodels, and fails beside pandas 3.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import binomtest, bootstrap, trim_mean
@@ -13,6 +13,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 5000
 BAND_RESAMPLES = 500  # of each point of a curve
 Sample = Sequence[float] | np.ndarray
+Statistic = Callable[..., np.ndarray]  # (*samples, axis), as SciPy calls it
 
 
 class Estimate(NamedTuple):
@@ -94,7 +95,7 @@ def band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return middle, found.low, found.high
 
 
-def _estimate(statistic, samples: Sequence[Sample]) -> Estimate:
+def _estimate(statistic: Statistic, samples: Sequence[Sample]) -> Estimate:
     arrays = [np.asarray(sample, dtype=float) for sample in samples]
     value = float(statistic(*arrays, axis=-1))
     if min(map(len, arrays)) < 2:
@@ -103,7 +104,7 @@ def _estimate(statistic, samples: Sequence[Sample]) -> Estimate:
     return Estimate(value, float(found.low), float(found.high))
 
 
-def _bootstrap(statistic, samples: Sequence[np.ndarray], resamples: int):
+def _bootstrap(statistic: Statistic, samples: Sequence[np.ndarray], resamples: int) -> Any:
     return bootstrap(
         samples,
         statistic,

@@ -83,9 +83,7 @@ def _pooled_row(groups: Sequence[Group]) -> Row:
             sum(group.total(denominator) for group in groups),
         )
 
-    rates = [
-        [run.figures["cost_rate"] / run.budget_rate for run in group.runs] for group in groups
-    ]
+    rates = [[run.figures["cost_rate"] / run.budget_rate for run in group.runs] for group in groups]
     scored = [scores for scores in map(normalised, groups) if scores is not None]
     row = {
         "recipe": Cell(groups[0].recipe),
