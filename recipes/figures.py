@@ -177,7 +177,7 @@ def scale_costs(axes: Axes, name: str, budget: float, costs: np.ndarray) -> None
     axes.set(**{f"{name}lim": (-0.08 * budget, top)})
 
 
-def in_thousands(steps: float, _: int | None = None) -> str:
+def in_thousands(steps: float, _: float | None = None) -> str:
     return f"{steps / 1000:g}k" if steps else "0"
 
 

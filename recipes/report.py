@@ -19,20 +19,19 @@ import jinja2
 import tyro
 from command_line import read_command_line
 from report_data import LeftOut, read_runs
-from report_figures import Style, curves_figure, improvement_figure, scatter_figure, styles
-from report_groups import Group, check, group_runs
+from report_figures import (
+    DPI,
+    Style,
+    curves_figure,
+    improvement_figure,
+    scatter_figure,
+    styles,
+)
+from report_groups import Group, check, group_runs, over_tasks
+from report_pairs import COMPARED, Pairs, compare
 from report_references import SG6
 from report_statistics import RESAMPLES
-from report_tables import (
-    COMPARED,
-    improvement_table,
-    improvements,
-    notes,
-    pooled_table,
-    published_table,
-    task_table,
-    write_csv,
-)
+from report_tables import notes, pooled_table, published_table, task_table, write_csv
 from run_folder import RunError
 
 TEMPLATES = Path(__file__).parent
@@ -77,11 +76,14 @@ def write_report(options: Options) -> Path:
 def _content(groups: dict[str, list[Group]], left_out: Sequence[LeftOut]) -> dict[str, Any]:
     """Everything the two pages show."""
     look = styles([group.name for rows in groups.values() for group in rows])
+    pairs = compare(over_tasks(groups))
     return {
         "runs": sum(len(group.runs) for rows in groups.values() for group in rows),
         "left_out": len(left_out),
         "notes": notes(groups, left_out),
         "pooled": pooled_table(groups),
+        "pooled_improvements": [row for same in pairs for row in same.table()],
+        "pooled_figures": _pair_figures(pairs, "all tasks"),
         "tasks": [_task(task, rows, look) for task, rows in groups.items()],
         "sg6": ", ".join(task.removeprefix("Safety").removesuffix("-v0") for task in SG6),
         "resamples": RESAMPLES,
@@ -91,41 +93,52 @@ def _content(groups: dict[str, list[Group]], left_out: Sequence[LeftOut]) -> dic
 def _task(task: str, groups: list[Group], look: dict[str, Style]) -> dict[str, Any]:
     """One task's tables and figures; recipes are compared only at the same length."""
     first = groups[0].runs[0]
-    lengths = dict.fromkeys(group.steps for group in groups)
-    rivals = [[group for group in groups if group.steps == steps] for steps in lengths]
-    rivals = [same for same in rivals if len(same) > 1]
+    pairs = compare([[group] for group in groups])
     return {
         "name": task,
         "budget": f"{first.episode_budget:g}",
         "budget_rate": f"{first.budget_rate:g}",
         "table": task_table(groups),
         "published": published_table(task),
-        "improvements": [row for same in rivals for row in improvement_table(same)],
-        "figures": _figures(task, groups, rivals, look),
+        "improvements": [row for same in pairs for row in same.table()],
+        "figures": _figures(task, groups, look) + _pair_figures(pairs, task),
     }
 
 
-def _figures(
-    task: str, groups: list[Group], rivals: list[list[Group]], look: dict[str, Style]
-) -> list[dict[str, str]]:
-    """Title, and the SVG as a data address, of each figure."""
+def _figures(task: str, groups: list[Group], look: dict[str, Style]) -> list[dict[str, str]]:
     budget = groups[0].runs[0].episode_budget
     with_curves = [group for group in groups if all(run.curve for run in group.runs)]
-    drawn: list[tuple[str, str]] = []
+    figures = []
     if with_curves:
         for of_cost, what in ((False, "Return"), (True, "Cost")):
-            svg = curves_figure(with_curves, look, of_cost, budget)
-            drawn.append((f"{what} per episode while learning", svg))
-    drawn.append(("Final return against cost rate while learning", scatter_figure(groups, look)))
-    for same in rivals:
-        for figure, better in COMPARED.items():
-            svg = improvement_figure(same, improvements(same, figure), better)
-            drawn.append((f"Probability of a {better} after {same[0].steps:,} steps", svg))
-    return [{"title": title, "alt": f"{title}: {task}", "src": _address(s)} for title, s in drawn]
+            png = curves_figure(with_curves, look, of_cost, budget)
+            figures.append(_figure(f"{what} per episode while learning", task, png))
+    title = "Final return against cost rate while learning"
+    return [*figures, _figure(title, task, scatter_figure(groups, look))]
 
 
-def _address(svg: str) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+def _pair_figures(pairs: Sequence[Pairs], task: str) -> list[dict[str, str]]:
+    return [
+        _figure(
+            f"Probability of a {COMPARED[figure]} after {same.steps:,} steps",
+            task,
+            improvement_figure(same.names, found, COMPARED[figure]),
+        )
+        for same in pairs
+        for figure, found in same.better.items()
+    ]
+
+
+def _figure(title: str, task: str, png: bytes) -> dict[str, str]:
+    """A figure as the template takes it, the picture in its address."""
+    address = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    width = int.from_bytes(png[16:20], "big")  # from the PNG's header
+    return {
+        "title": title,
+        "alt": f"{title}: {task}",
+        "src": address,
+        "width": str(width * 96 // DPI),
+    }
 
 
 def _environment() -> jinja2.Environment:

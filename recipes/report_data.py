@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from run_folder import DESCRIPTION, MAY_DIFFER, NOT_FINITE, RunError, RunFolder
+from run_folder import DESCRIPTION, MAY_DIFFER, RunError, RunFolder
 
 A_RUN_HOLDS = ("config.json", "metrics.jsonl", "summary.json")
 COUNTS = (
@@ -21,6 +21,7 @@ COUNTS = (
     "guard_episodes",
 )
 COSTS = ("cost_rate", "cost_regret", "worst_episode_cost", "final_cost", "episode_budget")
+LARGEST = 1e300  # what a float holds, with room to add up
 COUNTED_AMONG = {
     "policy_violations": "policies",
     "episode_violations": "episodes",
@@ -91,7 +92,9 @@ def read_runs(paths: Sequence[Path], by_commit: bool = False) -> tuple[list[Run]
 def _find(paths: Sequence[Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in paths:
-        if path.is_file() and path.suffix == ".json":
+        if path.name == "summary.json" and (path.parent / "config.json").exists():
+            beneath = [path.parent]
+        elif path.is_file() and path.suffix == ".json":
             beneath = [path]
         elif path.is_dir():
             beneath = _beneath(path)
@@ -132,15 +135,24 @@ def _read_run(path: Path, by_commit: bool) -> Run:
                 f"{key} is {config.get(key)} in config.json, {summary.get(key)} in summary.json"
             )
     figures = _figures(summary)
-    steps = config.get("steps", figures["environment_steps"])
+    steps = config.get("steps")
+    if not isinstance(steps, int):
+        raise RunError(f"steps in config.json is {steps}, not a number")
     if figures["environment_steps"] < steps:
         raise RunError(f"ended after {figures['environment_steps']:,} of {steps:,} steps")
-    described = config.get("commit")
-    commit = str(described.get("hash") or "")[:7] if isinstance(described, dict) else ""
+    commit = _commit(config)
     settings = {key: value for key, value in config.items() if key not in NOT_SETTINGS}
     if by_commit:
         settings["commit"] = commit or "unknown"
     return _run(path, summary, steps, settings, commit, figures, _curve(folder, figures))
+
+
+def _commit(config: dict[str, Any]) -> str:
+    """As `git describe --dirty` would have it; "" if unknown."""
+    told = config.get("commit")
+    if not isinstance(told, dict) or not told.get("hash"):
+        return ""
+    return str(told["hash"])[:7] + ("-dirty" if told.get("dirty") else "")
 
 
 def _run(
@@ -160,18 +172,20 @@ def _run(
 
 
 def _figures(summary: dict[str, Any]) -> dict[str, float]:
-    figures = {}
+    """The summary's numbers, each possible by itself and beside the others."""
+    figures: dict[str, float] = {}
     for key in (*COUNTS, *COSTS, "final_return"):
-        value = NOT_FINITE.get(summary[key], summary[key]) if _plain(summary, key) else None
-        kinds = (int,) if key in COUNTS else (int, float)
-        if type(value) not in kinds or not math.isfinite(value):
-            raise RunError(f"{key} in summary.json is {summary.get(key)}, not a number")
+        value = summary.get(key)
+        right = isinstance(value, int if key in COUNTS else (int, float))
+        if not right or isinstance(value, bool) or not abs(value) < LARGEST:
+            raise RunError(f"{key} in summary.json is {value}, not a number")
         if value < 0 and key != "final_return":
             raise RunError(f"{key} in summary.json is {value}, below 0")
         figures[key] = value
     for part, whole in COUNTED_AMONG.items():
         if figures[part] > figures[whole]:
-            raise RunError(f"summary.json has {figures[part]} {part} of {figures[whole]} {whole}")
+            told = f"{figures[part]} {part} of {figures[whole]} {whole}"
+            raise RunError(f"summary.json has {told}")
     if not figures["episodes"]:
         raise RunError("summary.json has no episodes")
     return figures
@@ -207,6 +221,8 @@ def _episodes(folder: RunFolder) -> list[dict[str, Any]]:
             return folder.read_metrics("episode")
     except UserWarning:
         raise RunError("metrics.jsonl ends in a half-written line") from None
+    except OSError as error:
+        raise RunError(f"metrics.jsonl cannot be read: {error.strerror}") from error
     except (KeyError, TypeError) as error:
         raise RunError("metrics.jsonl has a line that is no metric") from error
 
@@ -218,7 +234,7 @@ def _progress(folder: RunFolder, config: dict[str, Any]) -> str:
             warnings.simplefilter("ignore", UserWarning)  # a line may be half-written just now
             steps = folder.read_metrics("episode")[-1]["step"]
         return f" ({steps:,} of {config['steps']:,} steps)"
-    except (RunError, IndexError, KeyError, TypeError, ValueError):
+    except (OSError, IndexError, KeyError, TypeError, ValueError):
         return ""
 
 
@@ -226,7 +242,3 @@ def _mapping(content: Any, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunError(f"{name} is not a JSON object")
     return content
-
-
-def _plain(summary: dict[str, Any], key: str) -> bool:
-    return isinstance(summary.get(key), int | float | str)

@@ -1,4 +1,4 @@
-"""The figures of a report as SVG: learning curves, return against cost rate, who beats whom.
+"""The figures of a report as PNG: learning curves, return against cost rate, who beats whom.
 
 Colours are Okabe and Ito's, told apart by colour-blind readers; from the eighth recipe on they come
 again with another dash and marker.
@@ -24,9 +24,9 @@ DASHES = ("-", "--", ":")
 MARKERS = "os^DvPX"
 OVERLAID = 6  # recipes in one panel; more get a panel each
 POINTS = 100  # of a curve
+DPI = 130
 REPORT_LOOK: dict[Any, Any] = {
     **LOOK,
-    "svg.hashsalt": "report",  # the same figure is the same file
     "axes.titleweight": "normal",
     "font.size": 9.5,
 }
@@ -50,7 +50,7 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
 
 def curves_figure(
     groups: Sequence[Group], look: dict[str, Style], of_cost: bool, budget: float
-) -> str:
+) -> bytes:
     """Return or cost per episode against environment steps, for groups that have curves.
 
     Interquartile mean over seeds of each seed's running mean of ten episodes, with its pointwise
@@ -85,10 +85,10 @@ def curves_figure(
         figure.supylabel(f"{'cost' if of_cost else 'return'} per episode", fontsize=9.5)
         if not each:
             panels[0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        return _svg(figure)
+        return _png(figure)
 
 
-def scatter_figure(groups: Sequence[Group], look: dict[str, Style]) -> str:
+def scatter_figure(groups: Sequence[Group], look: dict[str, Style]) -> bytes:
     """Final return against cost rate while learning: up and to the left is better.
 
     Large: interquartile means with 95% intervals. Small: single runs.
@@ -120,14 +120,14 @@ def scatter_figure(groups: Sequence[Group], look: dict[str, Style]) -> str:
             xlabel="cost rate while learning: cost per environment step", ylabel="final return"
         )
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        return _svg(figure)
+        return _png(figure)
 
 
 def improvement_figure(
-    groups: Sequence[Group], found: dict[tuple[int, int], Estimate], better: str
-) -> str:
+    names: Sequence[str], found: dict[tuple[int, int], Estimate], better: str
+) -> bytes:
     """Probability that the row's recipe is better than the column's; bold where 0.5 is outside."""
-    count = len(groups)
+    count = len(names)
     values = np.full((count, count), np.nan)
     with plt.rc_context({**REPORT_LOOK, "axes.grid": False}):
         figure, axes = plt.subplots(figsize=(3.6 + 0.72 * count, 0.9 + 0.52 * count))
@@ -135,21 +135,21 @@ def improvement_figure(
             values[i, j] = estimate.value
             sure = estimate.lower > 0.5 or estimate.upper < 0.5
             color = "white" if abs(estimate.value - 0.5) > 0.33 else "black"
-            has_interval = not np.isnan(estimate.lower)
-            interval = f"\n{estimate.lower:.2f} to {estimate.upper:.2f}" if has_interval else ""
             place: dict[str, Any] = {"ha": "center", "color": color}
             weight = "bold" if sure else "normal"
-            axes.text(j, i, f"{estimate.value:.2f}", va="bottom", fontweight=weight, **place)
-            axes.text(j, i - 0.05, interval, va="center", fontsize=6.5, **place)
+            axes.text(j, i + 0.08, f"{estimate.value:.2f}", va="bottom", weight=weight, **place)
+            if not np.isnan(estimate.lower):
+                interval = f"{estimate.lower:.2f} to {estimate.upper:.2f}"
+                axes.text(j, i + 0.12, interval, va="top", fontsize=6.5, **place)
         axes.imshow(values, cmap="PuOr_r", vmin=0, vmax=1, aspect="auto")
-        numbered = [f"{_wrap(group.name, 34)}  {i}" for i, group in enumerate(groups, start=1)]
+        numbered = [f"{_wrap(name, 34)}  {i}" for i, name in enumerate(names, start=1)]
         axes.set_yticks(range(count), numbered)
         axes.set_xticks(range(count), [str(i) for i in range(1, count + 1)])
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_title(f"probability of a {better} than recipe number", fontsize=9.5)
-        return _svg(figure)
+        return _png(figure)
 
 
 def _averaged(
@@ -197,8 +197,8 @@ def _wrap(name: str, width: int) -> str:
     return "\n".join(textwrap.wrap(name, width))
 
 
-def _svg(figure: Figure) -> str:
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None})
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=DPI)
     plt.close(figure)
     return stream.getvalue()

@@ -73,6 +73,14 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Group]]:
     return groups
 
 
+def over_tasks(groups: dict[str, list[Group]]) -> list[list[Group]]:
+    """The groups, one a task, of each recipe that was run for as many steps on several tasks."""
+    recipes: dict[tuple[str, int], list[Group]] = {}
+    for group in (group for rows in groups.values() for group in rows):
+        recipes.setdefault((group.recipe, group.steps), []).append(group)
+    return [rows for rows in recipes.values() if len(rows) > 1]
+
+
 def differing(runs: Iterable[Run]) -> list[str]:
     """The settings in which the runs differ, in the order of the configuration."""
     values: dict[str, set[str]] = {}

@@ -3,15 +3,14 @@
 import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from report_data import COSTS, COUNTS, LeftOut, Run
-from report_groups import Group, differing
+from report_groups import Group, differing, over_tasks
 from report_references import normalised_return, normalised_violation, published
-from report_statistics import Estimate, improvement, interquartile_mean, rate
+from report_statistics import Estimate, interquartile_mean, rate
 
 
 class Cell(NamedTuple):
@@ -22,8 +21,6 @@ class Cell(NamedTuple):
 
 
 Row = dict[str, Cell]
-COMPARED = {"final_return": "higher final return", "cost_rate": "lower cost rate"}
-"""What recipes are compared on pairwise, and which way is better."""
 
 
 def task_table(groups: Sequence[Group]) -> list[Row]:
@@ -46,12 +43,15 @@ def _row(group: Group) -> Row:
         "worst episode": Cell(_number(group.values("worst_episode_cost").max())),
         "cost rate": _averaged(group, "cost_rate", "{:.4f}".format),
         "cost regret": _regret(group),
-        "guard episodes": _counted(group, "guard_episodes", "episodes"),
+        "guard episodes": Cell(
+            f"{group.total('guard_episodes'):,} of {group.total('episodes'):,}",
+            f"{group.total('guard_episodes') / group.total('episodes'):.1%}",
+        ),
     }
     scores = normalised(group)
     if scores is not None:
-        row["normalised return"] = _shown(interquartile_mean(scores[0]), "{:.2f}".format)
-        row["normalised violation"] = _shown(interquartile_mean(scores[1]), "{:.2f}".format)
+        row["normalised return"] = shown(interquartile_mean(scores[0]))
+        row["normalised violation"] = shown(interquartile_mean(scores[1]))
     return row
 
 
@@ -70,10 +70,7 @@ def normalised(group: Group) -> tuple[list[float], list[float]] | None:
 
 def pooled_table(groups: dict[str, list[Group]]) -> list[Row]:
     """A row for each recipe and length that was run on several tasks; intervals are stratified."""
-    recipes: dict[tuple[str, int], list[Group]] = {}
-    for group in (group for rows in groups.values() for group in rows):
-        recipes.setdefault((group.recipe, group.steps), []).append(group)
-    return [_pooled_row(rows) for rows in recipes.values() if len(rows) > 1]
+    return [_pooled_row(rows) for rows in over_tasks(groups)]
 
 
 def _pooled_row(groups: Sequence[Group]) -> Row:
@@ -92,37 +89,14 @@ def _pooled_row(groups: Sequence[Group]) -> Row:
         "runs": Cell(str(sum(len(group.runs) for group in groups))),
         "policy violations": pooled("policy_violations", "policies"),
         "episode violations": pooled("episode_violations", "episodes"),
-        "cost rate / budget's": _shown(interquartile_mean(*rates), "{:.2f}".format),
+        "cost rate / budget's": shown(interquartile_mean(*rates)),
         "normalised return": Cell("-"),
         "normalised violation": Cell("-"),
     }
     if scored:
         for name, scores in zip(list(row)[-2:], zip(*scored, strict=True), strict=True):
-            row[name] = _shown(interquartile_mean(*scores), "{:.2f}".format)
+            row[name] = shown(interquartile_mean(*scores))
     return row
-
-
-def improvements(groups: Sequence[Group], figure: str) -> dict[tuple[int, int], Estimate]:
-    """How probably each group is better than each other, by their places in `groups`."""
-    found, higher = {}, COMPARED[figure].startswith("higher")
-    for i, j in combinations(range(len(groups)), 2):
-        better = improvement([groups[i].values(figure)], [groups[j].values(figure)])
-        worse = Estimate(1 - better.value, 1 - better.upper, 1 - better.lower)
-        found[i, j], found[j, i] = (better, worse) if higher else (worse, better)
-    return found
-
-
-def improvement_table(groups: Sequence[Group]) -> list[Row]:
-    """The same as rows, each pair once."""
-    found = {better: improvements(groups, figure) for figure, better in COMPARED.items()}
-    return [
-        {
-            "recipe": Cell(groups[i].name),
-            "against": Cell(groups[j].name),
-            **{better: _shown(pairs[i, j], "{:.2f}".format) for better, pairs in found.items()},
-        }
-        for i, j in combinations(range(len(groups)), 2)
-    ]
 
 
 def published_table(task: str) -> list[Row]:
@@ -189,7 +163,7 @@ def write_csv(file: Path, groups: dict[str, list[Group]]) -> None:
 
 
 def _averaged(group: Group, figure: str, form: Any) -> Cell:
-    return _shown(interquartile_mean(group.values(figure)), form)
+    return shown(interquartile_mean(group.values(figure)), form)
 
 
 def _counted(group: Group, figure: str, among: str) -> Cell:
@@ -208,7 +182,8 @@ def _regret(group: Group) -> Cell:
     return Cell(_number(values.mean()), worst)
 
 
-def _shown(estimate: Estimate, form: Any) -> Cell:
+def shown(estimate: Estimate, form: Any = "{:.2f}".format) -> Cell:
+    """An estimate with its interval, each number as `form` has it."""
     return Cell(form(estimate.value), _interval(estimate, form))
 
 
@@ -225,8 +200,8 @@ def _number(value: float) -> str:
 
 
 def _percent(value: float) -> str:
-    percent = 100 * value
-    return f"{percent:.2f}%" if 0 < percent < 1 else f"{percent:.3g}%"
+    """Two digits below 1%, where the bounds of rare violations lie."""
+    return f"{value:.2%}" if 0 < value < 0.01 else f"{value:.1%}"
 
 
 def _seeds(runs: Iterable[Run]) -> str:
