@@ -28,10 +28,11 @@ from report_figures import (
     styles,
 )
 from report_groups import Group, check, group_runs, over_tasks
+from report_notes import notes
 from report_pairs import COMPARED, Pairs, compare
 from report_references import SG6
 from report_statistics import RESAMPLES
-from report_tables import notes, pooled_table, published_table, task_table, write_csv
+from report_tables import pooled_table, published_table, task_table, write_csv
 from run_folder import RunError
 
 TEMPLATES = Path(__file__).parent

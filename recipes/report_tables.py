@@ -2,13 +2,12 @@
 
 import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from report_data import COSTS, COUNTS, LeftOut, Run
-from report_groups import Group, differing, over_tasks
+from report_data import COSTS, COUNTS, Run
+from report_groups import Group, over_tasks
 from report_references import normalised_return, normalised_violation, published
 from report_statistics import Estimate, interquartile_mean, rate
 
@@ -111,41 +110,6 @@ def published_table(task: str) -> list[Row]:
     ]
 
 
-def notes(groups: dict[str, list[Group]], left_out: Sequence[LeftOut]) -> list[str]:
-    """What a reader must know before believing an average."""
-    rows = [group for task in groups.values() for group in task]
-    found = [f"Left out of every figure: {path}: {reason}." for path, reason in left_out]
-    for task, of_task in groups.items():
-        lengths = sorted({group.steps for group in of_task})
-        if len(lengths) > 1:
-            text = ", ".join(f"{steps:,}" for steps in lengths)
-            found.append(
-                f"{task} has runs of different lengths ({text} steps): each length has rows of "
-                "its own, and recipes are compared pairwise only at the same length."
-            )
-    for recipe in dict.fromkeys(run.recipe for group in rows for run in group.runs):
-        same = [run for group in rows for run in group.runs if run.recipe == recipe]
-        for task in dict.fromkeys(run.task for run in same):
-            keys = differing(run for run in same if run.task == task)
-            if keys:
-                found.append(f"{task}: the rows of {recipe} differ in {', '.join(keys)}.")
-    for group in rows:
-        commits = sorted({run.commit or "unknown" for run in group.runs})
-        if len(commits) > 1:
-            found.append(
-                f"{group.task}: {group.name} pools runs of several commits: {', '.join(commits)}."
-            )
-        if len(group.runs) == 1:
-            found.append(f"{group.task}: {group.name} has one seed, so averages lack intervals.")
-    bare = [str(run.path) for group in rows for run in group.runs if run.curve is None]
-    if bare:
-        found.append(
-            f"{len(bare)} runs are summaries alone, from {bare[0]} on: they have no curve, and "
-            "settings other than members and guard_share are unknown."
-        )
-    return found
-
-
 def write_csv(file: Path, groups: dict[str, list[Group]]) -> None:
     """The raw figures, a row a run."""
     keys = ["row", "recipe", "task", "seed", "steps", "episode_budget", "path", "commit"]
@@ -157,7 +121,7 @@ def write_csv(file: Path, groups: dict[str, list[Group]]) -> None:
         for group in (group for rows in groups.values() for group in rows):
             found = normalised(group) or ([""] * len(group.runs), [""] * len(group.runs))
             for run, *pair in zip(group.runs, *found, strict=True):
-                told: dict[str, Any] = {key: asdict(run).get(key) for key in keys[1:]}
+                told: dict[str, Any] = {key: getattr(run, key) for key in keys[1:]}
                 told |= {key: run.figures[key] for key in figures}
                 writer.writerow({"row": group.name} | told | dict(zip(scores, pair, strict=True)))
 

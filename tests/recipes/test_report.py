@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 import report
 import report_figures
+import report_statistics
 import report_tables
 import run_folder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from report import Options, write_report
 from report_data import Run, read_runs
-from report_groups import check, differing, group_runs
+from report_groups import check, differing, group_runs, over_tasks
+from report_notes import notes
+from report_pairs import compare
 from report_references import UNCONSTRAINED_PPO, normalised_return, normalised_violation
 from report_statistics import band, improvement, interquartile_mean, rate
 from run_folder import RunError, RunFolder
@@ -37,6 +40,7 @@ Write = Callable[..., Path]
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Write a finished run as a recipe does, without TensorBoard: its import takes seconds."""
     monkeypatch.setattr(run_folder, "_tensorboard", lambda *_: False)
+    monkeypatch.setattr(report_statistics, "RESAMPLES", 300)
     monkeypatch.setattr(run_folder, "git_commit", lambda: {"hash": "0123456789", "dirty": False})
     return lambda name, **changes: write_run(tmp_path / "runs" / name, **changes)
 
@@ -228,9 +232,7 @@ def test_commits_are_said_and_told_apart_on_demand(
     write("b", seed=1)
     runs, _ = read_runs([tmp_path])
     groups = group_runs(runs)
-    assert "pools runs of several commits: 0123456, fedcba9" in " ".join(
-        report_tables.notes(groups, [])
-    )
+    assert "pools runs of several commits: 0123456, fedcba9" in " ".join(notes(groups, []))
     runs, _ = read_runs([tmp_path], by_commit=True)
     (groups,) = group_runs(runs).values()
     assert [group.recipe for group in groups] == [
@@ -242,15 +244,36 @@ def test_commits_are_said_and_told_apart_on_demand(
 def test_tasks_are_pooled_stratified(write: Write, tmp_path: Path) -> None:
     for seed in range(3):
         write(f"a{seed}", seed=seed, final_return=25.44)
-        write(f"b{seed}", seed=seed, task="SafetyCarGoal1-v0", final_return=2 * 33.41)
+        car = {"task": "SafetyCarGoal1-v0", "action_repeat": 4}
+        write(f"b{seed}", seed=seed, final_return=2 * 33.41, **car)
         write(f"c{seed}", seed=seed, task="SafetyDoggoGoal1-v0")
     runs, _ = read_runs([tmp_path])
-    (row,) = report_tables.pooled_table(group_runs(runs))
+    groups = group_runs(runs)
+    (row,) = report_tables.pooled_table(groups)
     assert row["tasks"] == ("3", "2 with scores")
     assert row["runs"].text == "9"
     assert row["policy violations"].text == "0 of 108"
     assert row["cost rate / budget's"] == ("0.20", "0.20 to 0.20")
     assert row["normalised return"] == ("1.50", "1.50 to 1.50")
+    assert notes(groups, []) == [
+        "All tasks together: cerl_full has other settings on other tasks: action_repeat."
+    ]
+
+
+def test_recipes_are_compared_over_their_common_tasks(write: Write, tmp_path: Path) -> None:
+    for seed in range(2):
+        for task in (TASK, "SafetyCarGoal1-v0"):
+            write(f"a{task}{seed}", task=task, seed=seed, final_return=1.0)
+            better = 2.0 if task == TASK else 1.0
+            write(f"b{task}{seed}", task=task, seed=seed, recipe="other", final_return=better)
+    groups = group_runs(read_runs([tmp_path])[0])
+    (pairs,) = compare(over_tasks(groups))
+    assert pairs.names == ("cerl_full", "other")
+    assert pairs.better["final_return"][0, 1] == (0.25, 0.25, 0.25)  # 0 and 0.5
+    assert pairs.better["final_return"][1, 0] == (0.75, 0.75, 0.75)
+    assert pairs.better["cost_rate"][0, 1].value == 0.5
+    (row,) = pairs.table()
+    assert row["higher final return"] == ("0.25", "0.25 to 0.25")
 
 
 hyper_parameters = st.dictionaries(st.sampled_from("abcd"), st.sampled_from([0, 1, 1.5, "x", [2]]))
@@ -427,7 +450,7 @@ def test_a_damaged_run_is_named_with_its_reason_and_left_out(
     ((path, said),) = left_out
     assert path == bad
     assert re.search(reason, said)
-    assert f"Left out of every figure: {bad}: {said}." in report_tables.notes({}, left_out)
+    assert f"Left out of every figure: {bad}: {said}." in notes({}, left_out)
 
 
 json_values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
@@ -462,7 +485,7 @@ def test_summaries_alone_are_told_apart_from_runs(write: Write, tmp_path: Path) 
     runs, _ = read_runs([tmp_path / "runs", file])
     (groups,) = group_runs(runs).values()
     assert [group.recipe for group in groups] == ["cerl_full", "cerl_full, summary only"]
-    assert "1 runs are summaries alone" in " ".join(report_tables.notes({TASK: groups}, []))
+    assert "Given as summaries alone: 1, from" in " ".join(notes({TASK: groups}, []))
     assert write_report(Options(runs=(tmp_path / "runs", file), out=tmp_path / "out")).exists()
 
 
