@@ -1,15 +1,12 @@
 """Hyper-parameters of CERL and its ablations, their presets, and the command line."""
 
 import dataclasses
-import io
 import math
-import re
-from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
+from command_line import read_command_line
 from run_folder import RunFolder
 
 
@@ -192,7 +189,7 @@ def parse(recipe: str, arguments: list[str], **defaults: Any) -> Config:
     if chosen is not None:
         run = RunFolder.open(Path(chosen), recipe)
         stored = config_from_json(run.read_config())
-        config = _command_line(arguments, stored)
+        config = read_command_line(Config, arguments, stored)
         run.check_config(to_json(config))
         return dataclasses.replace(config, out=run.path)
     preset = _value(arguments, "--preset") or "cpu"
@@ -200,28 +197,13 @@ def parse(recipe: str, arguments: list[str], **defaults: Any) -> Config:
     settings: dict[str, Any] = {"preset": preset} | sizes | defaults
     if preset not in PRESETS:  # tyro's own message names the choices
         settings = {}
-    return _command_line(arguments, Config(**settings))
+    return read_command_line(Config, arguments, Config(**settings))
 
 
 def to_json(config: Config) -> dict[str, Any]:
     """Plain values of every field."""
     fields = dataclasses.asdict(config)
     return {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}
-
-
-def _command_line(arguments: list[str], default: Config) -> Config:
-    """What tyro reads; the box of many lines in which it refuses becomes a ValueError of one."""
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said):
-            return tyro.cli(Config, args=arguments, default=default)
-    except SystemExit as stop:
-        if not stop.code:  # --help
-            raise
-        text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│]", "", said.getvalue())
-        parts = [part.strip() for part in re.split(r"[─-]{9,}", text) if part.strip()]
-        message = "; ".join(parts[1:-1]).removeprefix("Error parsing Config: ")
-        raise ValueError(message or text) from None  # without the title and the last advice
 
 
 def config_from_json(stored: dict[str, Any]) -> Config:
