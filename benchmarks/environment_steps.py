@@ -32,6 +32,7 @@ class Options:
         "SafetyPointCircle1-v0",
         "SafetyPointPush1-v0",
         "SafetyCarButton1-v0",
+        "SafetyDoggoGoal1-v0",
         "SafetyHalfCheetahVelocity-v1",
     )
     """Tasks; of all but the velocity tasks a reset builds the model anew."""
