@@ -4,13 +4,16 @@ import dataclasses
 import io
 import math
 import re
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import tyro
 from run_folder import RunFolder
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +195,7 @@ def parse(recipe: str, arguments: list[str], **defaults: Any) -> Config:
     if chosen is not None:
         run = RunFolder.open(Path(chosen), recipe)
         stored = config_from_json(run.read_config())
-        config = _command_line(arguments, stored)
+        config = command_line(Config, arguments, stored)
         run.check_config(to_json(config))
         return dataclasses.replace(config, out=run.path)
     preset = _value(arguments, "--preset") or "cpu"
@@ -201,7 +204,7 @@ def parse(recipe: str, arguments: list[str], **defaults: Any) -> Config:
         settings |= SMOKE
     if preset not in PRESETS:  # tyro's own message names the choices
         settings = {}
-    return _command_line(arguments, Config(**settings))
+    return command_line(Config, arguments, Config(**settings))
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -210,18 +213,18 @@ def to_json(config: Config) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}
 
 
-def _command_line(arguments: list[str], default: Config) -> Config:
+def command_line(kind: type[T], arguments: Sequence[str], default: T | None = None) -> T:
     """What tyro reads; the box of many lines in which it refuses becomes a ValueError of one."""
     said = io.StringIO()
     try:
         with redirect_stderr(said):
-            return tyro.cli(Config, args=arguments, default=default)
+            return tyro.cli(kind, args=arguments, default=default)
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
         text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│]", "", said.getvalue())
         parts = [part.strip() for part in re.split(r"[─-]{9,}", text) if part.strip()]
-        message = "; ".join(parts[1:-1]).removeprefix("Error parsing Config: ")
+        message = "; ".join(parts[1:-1]).removeprefix(f"Error parsing {kind.__name__}: ")
         raise ValueError(message or text) from None  # without the title and the last advice
 
 
