@@ -50,6 +50,8 @@ class Options:
     """Tiny sizes, one task, one seed: to see in two minutes that everything works."""
     out: Path | None = None
     """The study's folder; runs/studies/<name> by default."""
+    report: bool = True
+    """Make the study's report in the end; without, only say how."""
 
     jobs: int | None = None
     """Runs at once on this machine; one for each core by default."""
@@ -128,7 +130,7 @@ def conduct(study: Study, folder: Path, options: Options) -> int:
             )
     print(f"the study is in {folder}")
     if any(run.done for run in runs):
-        report(folder)
+        report(folder, make=options.report)
     return tell_failed(runs, states)
 
 
@@ -151,11 +153,11 @@ def executor_for(options: Options, waiting: int) -> Executor:
     return LocalExecutor(jobs, arguments=arguments, environment=environment)
 
 
-def report(folder: Path) -> None:
-    """Make the study's report, or say how."""
+def report(folder: Path, *, make: bool) -> None:
+    """Say how the study's report is made, and make it."""
     command = [str(REPORT), str(folder), "--out", str(folder / "report")]
     print(f"its report: python recipes/report.py {shlex.join(command[1:])}")
-    if REPORT.exists():
+    if make and REPORT.exists():
         made = subprocess.run([sys.executable, *command], check=False)
         if made.returncode:
             print(f"the report was not made (exit code {made.returncode})", file=sys.stderr)
