@@ -218,6 +218,8 @@ def command_line(kind: type[T], arguments: Sequence[str], default: T | None = No
     said = io.StringIO()
     try:
         with redirect_stderr(said):
+            if default is None:
+                return tyro.cli(kind, args=arguments)
             return tyro.cli(kind, args=arguments, default=default)
     except SystemExit as stop:
         if not stop.code:  # --help

@@ -30,7 +30,7 @@ def main(parent: str, folder: str, log: str, script: str, *arguments: str) -> No
     command = [sys.executable, script, *arguments, where, folder]
     at = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {platform.node()} pid {os.getpid()}"
     print(f"{at}: {' '.join(command)}", flush=True)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored by what a shell runs in the background
+    hear_interrupts()
     os.execv(command[0], command)
 
 
@@ -69,6 +69,12 @@ def lock(descriptor: int, patience: float) -> bool:
             time.sleep(0.1)
         else:
             return True
+
+
+def hear_interrupts() -> None:
+    """What a shell runs in the background ignores them, and what Ray runs has them blocked."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 def begin_or_resume(folder: Path) -> str | None:

@@ -6,10 +6,13 @@ at the same paths. A run whose node is lost goes on, on another node, from its l
 
 from __future__ import annotations
 
+import logging
+import platform
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,8 +22,15 @@ from study_runs import Ended, PlannedRun, interrupt, launch
 GRACE = 40.0  # seconds; more than an interrupted run gets on its node
 
 
-def carry(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """On a node: one run as a process, to its end; returns its exit code."""
+def carry(arguments: Sequence[str], environment: Mapping[str, str], needed: Sequence[str]) -> int:
+    """On a node: one run as a process, to its end; returns its exit code.
+
+    Raises:
+        FileNotFoundError: the node does not see the files `needed`: its file system is not shared.
+    """
+    for file in needed:
+        if not Path(file).exists():
+            raise FileNotFoundError(f"{file} is not there on the node {platform.node()}")
     process = launch(arguments, environment)
     try:
         while True:
@@ -56,6 +66,9 @@ class RayExecutor:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.ray = _connect(address)
+        if not _has_room(self.ray.nodes(), cpus_per_run, gpus_per_run):
+            room = f"{cpus_per_run:g} cores and {gpus_per_run:g} GPUs"
+            print(f"no node has {room} for a run: they wait for one to join", file=sys.stderr)
         # The study itself tries again: so attempts are counted, and shown, in one place.
         self._carry = self.ray.remote(num_cpus=cpus_per_run, num_gpus=gpus_per_run, max_retries=0)(
             carry
@@ -67,7 +80,9 @@ class RayExecutor:
 
     def submit(self, run: PlannedRun) -> None:
         self._printed[run] = _size(run)
-        task = self._carry.remote(run.arguments(*self.arguments), self.environment)
+        needed = [str(study_runs.LAUNCHER), str(run.script), str(run.study / "study.json")]
+        arguments = run.arguments(*self.arguments)
+        task = self._carry.remote(arguments, self.environment, needed)
         self._tasks[task] = run
 
     def running(self) -> set[PlannedRun]:
@@ -99,12 +114,13 @@ class RayExecutor:
 def _connect(address: str) -> ModuleType:
     try:
         import ray
+        from ray import cloudpickle
     except ImportError as error:
-        message = "ray_address: Ray is not installed here; pip install 'ray[default]'"
+        message = "ray_address: Ray is not installed here; pip install -e '.[ray]'"
         raise ValueError(message) from error
     try:
         _require_answer(address)
-        ray.init(address=address, log_to_driver=False, logging_level="error")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
@@ -112,8 +128,17 @@ def _connect(address: str) -> ModuleType:
         ) from error
     # Nodes then need not have our modules on Python's path.
     for module in (study_runs, sys.modules[__name__]):
-        ray.cloudpickle.register_pickle_by_value(module)
+        cloudpickle.register_pickle_by_value(module)
     return ray
+
+
+def _has_room(nodes: Sequence[Mapping[str, Any]], cpus: float, gpus: float) -> bool:
+    """Whether a node of the cluster, were it idle, has room for a run."""
+    wanted = {"CPU": cpus, "GPU": gpus}
+    return any(
+        node["Alive"] and all(node["Resources"].get(kind, 0) >= n for kind, n in wanted.items())
+        for node in nodes
+    )
 
 
 def _require_answer(address: str) -> None:

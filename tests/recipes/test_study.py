@@ -532,13 +532,21 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
-def test_a_study_survives_the_loss_of_a_node(
+def test_a_study_survives_an_interrupt_and_the_loss_of_a_node(
     cluster: Any, undisturbed: Path, counter: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "study"
-    address = ("--ray-address", cluster.address)
-    process = launch(*counting(folder, counter, *SLOWLY, *address))
-    wait_until(lambda: len(checkpoints(folder)) >= 4, process)
+    slower = ("--set", "steps=5000", "pause=0.6")
+    about = counting(folder, counter, *slower, "--ray-address", cluster.address)
+    process = launch(*about)
+    wait_until(lambda: checkpoints(folder), process)
+    process.send_signal(signal.SIGINT)
+    finish(process, 130)
+    assert not outcomes(folder)
+    assert not any(map(alive, processes(folder)))
+    before = checkpoints(folder)
+    process = launch(*about)
+    wait_until(lambda: checkpoints(folder) - before, process)
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
     printed, _ = finish(process)
     assert "waiting: its node or worker was lost" in printed
