@@ -9,7 +9,6 @@ logs/<recipe>-<task>-seed<k>     what each run's process printed: .out and .err
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import platform
 import time
@@ -73,12 +72,9 @@ def _require_same(folder: Path, study: Study, existed: bool) -> None:
             raise RunError(f"{folder} holds {others[0]} but no study: use another --out")
         return
     stored: dict[str, Any] = read_json(file).get("definition", {})
-    asked = json.loads(json.dumps(study.definition()))  # tuples as lists
-    differing = [
-        f"{name} ({_show(stored.get(name))}, not {_show(asked.get(name))})"
-        for name in sorted(stored | asked)
-        if stored.get(name) != asked.get(name)
-    ]
+    asked = study.definition()
+    shown = {name: (_show(stored.get(name)), _show(asked.get(name))) for name in stored | asked}
+    differing = [f"{name} ({old}, not {new})" for name, (old, new) in shown.items() if old != new]
     if differing:
         what = f"{folder} holds a study with another definition: {', '.join(differing)}"
         raise RunError(f"{what}; use another --out")
@@ -86,8 +82,8 @@ def _require_same(folder: Path, study: Study, existed: bool) -> None:
 
 def _show(value: Any) -> str:
     """A value of a definition as one reads it."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return " ".join(map(str, value))
     if isinstance(value, dict):
-        return " ".join(f"{name}={_show(item)}" for name, item in value.items()) or "none"
+        return " ".join(f"{name}={_show(value[name])}" for name in sorted(value)) or "none"
     return str(value)

@@ -49,11 +49,10 @@ def own(log: Path) -> None:
         os.open(f"{log}{suffix}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         for suffix in (".out", ".err")
     )
-    held = lock(err, PATIENCE)
     os.dup2(out, 1)
     os.dup2(err, 2)
     os.set_inheritable(err, True)  # on NFS the lock is lost with the first descriptor that closes
-    if not held:
+    if not lock(err, PATIENCE):
         sys.exit(f"error: another process still writes this run: {log}.out names it")
 
 

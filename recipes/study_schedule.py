@@ -89,7 +89,7 @@ def _begin(state: RunState) -> bool:
     """Note that a run is running; whether that is new."""
     new = state.state == "waiting"
     if new:
-        state.state, state.attempts = "running", state.attempts + 1
+        state.state, state.attempts, state.reason = "running", state.attempts + 1, ""
     return new
 
 

@@ -264,7 +264,7 @@ def test_a_folder_holds_one_study(
     assert "holds a study with another definition: seeds (0 1 2 3, not 0 1 2)" in line
     assert "settings (" not in line
     line = refused([*about, "--seeds", 4, "--set", "steps=6000", "pause=0.2"], capsys)
-    assert "settings (steps=5000 pause=0.2, not steps=6000 pause=0.2)" in line
+    assert "settings (pause=0.2 steps=5000, not pause=0.2 steps=6000)" in line
     line = refused([*about[:-1], counter.parent], capsys)
     assert f"{counter.parent} holds counter.py but no study: use another --out" in line
     assert outcomes(undisturbed) == before
@@ -525,9 +525,10 @@ def cluster() -> Iterator[Any]:
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    small = {"object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     for _ in range(2):
-        cluster.add_node(num_cpus=2)
+        cluster.add_node(num_cpus=2, **small)
     yield cluster
     cluster.shutdown()
 
