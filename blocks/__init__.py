@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from blocks.aggregators import cvar as cvar
     from blocks.aggregators import mean as mean
     from blocks.aggregators import mean_plus_std as mean_plus_std
+    from blocks.aggregators import of_policy as of_policy
+    from blocks.aggregators import per_state as per_state
     from blocks.aggregators import quantile as quantile
     from blocks.aggregators import worst_case as worst_case
     from blocks.barrier import log_barrier as log_barrier
+    from blocks.barrier_adam import BarrierAdam as BarrierAdam
     from blocks.budget_guard import BudgetGuard as BudgetGuard
     from blocks.confidence import estimation_errors as estimation_errors
     from blocks.critic import Critic as Critic
@@ -72,11 +75,14 @@ _HOME = {
     "quantile": "aggregators",
     "cvar": "aggregators",
     "mean_plus_std": "aggregators",
+    "of_policy": "aggregators",
+    "per_state": "aggregators",
     "log_barrier": "barrier",
     "lbsgd_step_size": "lbsgd",
     "LBSGD": "lbsgd",
     "estimation_errors": "confidence",
     "SecantSmoothness": "smoothness",
+    "BarrierAdam": "barrier_adam",
     "AugmentedLagrangian": "lagrangian",
     "PIDLagrangian": "lagrangian",
     "BudgetGuard": "budget_guard",

@@ -1,4 +1,4 @@
-"""What the constrained optimisers (LBSGD, the Lagrangians) share: checks and flat parameters."""
+"""What the constrained optimisers share: checks, flat parameters, and the way back inside."""
 
 import math
 from collections.abc import Iterable
@@ -109,6 +109,46 @@ class FlatAdam:
                     "that the state was saved with"
                 )
         self._adam.load_state_dict(deepcopy(state))
+
+
+class Recovery:
+    """From outside the feasible set: an Adam of its own down the violated cost returns.
+
+    Its moments start afresh whenever a recovery begins, so that it doesn't crawl in the scale of
+    an older one. `active` says whether the last step was a recovery.
+    """
+
+    def __init__(
+        self,
+        flat: FlatParameters,
+        learning_rate: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        self._flat, self._adam = flat, FlatAdam(flat, learning_rate, betas, eps)
+        self.active = False
+
+    def move(self, costs: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
+        """The step, and the norm of the violated costs' gradient.
+
+        Raises:
+            ValueError: if the gradient is not finite; the state is then as before.
+        """
+        gradient = self._flat.gradient(costs[slack <= 0].sum())
+        norm = finite_norm(gradient)
+        if not self.active:
+            self._adam.reset()
+        self.active = True
+        return self._adam.move(gradient), norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of Adam's state; `active` is the caller's to keep."""
+        return self._adam.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any], *, active: bool) -> None:
+        """Continue where `state_dict` was taken."""
+        self._adam.load_state_dict(state)
+        self.active = active
 
 
 class LearningRate:

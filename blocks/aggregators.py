@@ -2,12 +2,13 @@
 
 All share one signature, `(values, dim=0)`, so that an ablation exchanges one name. What is
 aggregated decides what is pessimistic: CERL takes the worst member of the *whole policy's* cost
-return (mean over start states first, then `worst_case`), LAMBDA takes the worst member at each
-start state (`worst_case` first, then the mean), ActSafe adds to each step's cost a multiple of
-the members' disagreement (`mean_plus_std`).
+return (`of_policy(worst_case)`: mean over start states first), LAMBDA takes the worst member at
+each start state (`per_state(worst_case)`: mean over start states last), ActSafe adds to each step's
+cost a multiple of the members' disagreement (`mean_plus_std`).
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -147,3 +148,58 @@ def mean_plus_std(
         tensor(4.)
     """
     return values.mean(dim=dim) + scale * values.std(dim=dim, correction=0)
+
+
+def of_policy(aggregate: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    r"""Aggregates what a whole policy is worth under each member, as CERL does.
+
+    .. math::
+        \operatorname{agg}_k \; \tfrac{1}{HB} \sum_{t,b} x_{k,t,b}
+
+    (CERL, arXiv 2405.05890, section 4.) With `worst_case` the answer is the policy's value under
+    one of the members.
+
+    Args:
+        aggregate: from `[member]` to a scalar.
+
+    Returns:
+        A function from imagined returns `[member, horizon, batch]` to a scalar in their unit.
+
+    Example:
+        >>> returns = torch.tensor([[[1.0, 4.0]], [[3.0, 0.0]]])  # two members, two start states
+        >>> of_policy(worst_case)(returns)
+        tensor(2.5000)
+    """
+
+    def aggregated(returns: Float[Tensor, "member horizon batch"]) -> Float[Tensor, ""]:
+        return aggregate(returns.mean((1, 2)))
+
+    return aggregated
+
+
+def per_state(aggregate: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    r"""Aggregates over members at each start state, and averages after that, as LAMBDA does.
+
+    .. math::
+        \tfrac{1}{B} \sum_b \operatorname{agg}_k \; \tfrac{1}{H} \sum_t x_{k,t,b}
+
+    (As et al. 2022, algorithm 2 and its public code, where a start state has one member for its
+    whole imagined trajectory.) With `worst_case` it is at least `of_policy(worst_case)`: another
+    member may be the worst in every state, so it need not be the value of any of them.
+
+    Args:
+        aggregate: from `[member, batch]` to `[batch]`.
+
+    Returns:
+        A function from imagined returns `[member, horizon, batch]` to a scalar in their unit.
+
+    Example:
+        >>> returns = torch.tensor([[[1.0, 4.0]], [[3.0, 0.0]]])  # two members, two start states
+        >>> per_state(worst_case)(returns)
+        tensor(3.5000)
+    """
+
+    def aggregated(returns: Float[Tensor, "member horizon batch"]) -> Float[Tensor, ""]:
+        return aggregate(returns.mean(1)).mean()
+
+    return aggregated

@@ -17,6 +17,7 @@ from blocks._constrained import (
     FlatAdam,
     FlatParameters,
     LearningRate,
+    Recovery,
     checked_slack,
     finite_norm,
     require,
@@ -127,8 +128,7 @@ class LBSGD(LearningRate):
         self._objective_smoothness = self._smoothness("objective", objective_smoothness)
         self._constraint_smoothness = self._smoothness("constraint", constraint_smoothness)
         self._adam = FlatAdam(self._flat, learning_rate, betas, eps)
-        self._recovery = FlatAdam(self._flat, recovery_learning_rate, betas, eps)
-        self._recovering = False
+        self._recovery = Recovery(self._flat, recovery_learning_rate, betas, eps)
 
     def step(
         self,
@@ -162,10 +162,10 @@ class LBSGD(LearningRate):
         feasible = bool((slack > 0).all())
         if feasible:
             move = self._barrier_move(objective, costs, slack, slope_error)
+            self._recovery.active = False
             self.eta = max(eta * self._eta_decay, self._eta_min)
         else:
             move = self._recovery_move(costs, slack)
-        self._recovering = not feasible
         self._flat.add_(move.change)
         return LBSGDStep(
             slack=slack.view_as(cost_return),
@@ -185,7 +185,7 @@ class LBSGD(LearningRate):
         """A copy of all that a resumed run needs: eta, estimates and Adam's moments."""
         return {
             "eta": self.eta,
-            "recovering": self._recovering,
+            "recovering": self._recovery.active,
             "objective_smoothness": self._objective_smoothness.state_dict(),
             "constraint_smoothness": self._constraint_smoothness.state_dict(),
             "adam": self._adam.state_dict(),
@@ -200,10 +200,10 @@ class LBSGD(LearningRate):
         """
         require_keys(state, self.state_dict())
         self._adam.load_state_dict(state["adam"])
-        self._recovery.load_state_dict(state["recovery"])
+        self._recovery.load_state_dict(state["recovery"], active=bool(state["recovering"]))
         self._objective_smoothness.load_state_dict(state["objective_smoothness"])
         self._constraint_smoothness.load_state_dict(state["constraint_smoothness"])
-        self.eta, self._recovering = float(state["eta"]), bool(state["recovering"])
+        self.eta = float(state["eta"])
 
     def _barrier_move(
         self, objective: Tensor, costs: Tensor, slack: Tensor, slope_error: Any
@@ -237,12 +237,8 @@ class LBSGD(LearningRate):
         return _Move(-step_size * gradient, step_size, slope, norm, branch, smoothness)
 
     def _recovery_move(self, costs: Tensor, slack: Tensor) -> _Move:
-        gradient = self._flat.gradient(costs[slack <= 0].sum())
-        norm = finite_norm(gradient)
-        if not self._recovering:
-            self._recovery.reset()
+        change, norm = self._recovery.move(costs, slack)
         nothing = torch.zeros_like(slack)
-        change = self._recovery.move(gradient)
         return _Move(change, torch.ones_like(norm), nothing, norm, "recovery", nothing)
 
     def _smoothness(self, name: str, value: Any) -> Smoothness:

@@ -42,7 +42,7 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``x @ weight + bias``, in one kernel where torch has one for their number of axes."""
     if x.dim() == weight.dim() == 2:
         return torch.addmm(bias, x, weight)
-    if x.dim() == weight.dim() == 3:
+    if x.dim() == weight.dim() == 3 and len(x) == len(weight):
         return torch.baddbmm(bias, x, weight)
     return x @ weight + bias
 
@@ -165,7 +165,7 @@ class RSSM(nn.Module):
         weights = dict(self.dynamics.named_parameters())
         batch, steps = embeds.shape[:-2], embeds.shape[-2]
         state = self.initial(*batch) if initial is None else initial
-        state = State(*(x.reshape(-1, x.shape[-1]) for x in state))
+        state = State(*(x.expand(*batch, -1).reshape(-1, x.shape[-1]) for x in state))
         # What is known ahead of the recurrence is projected once, for all steps together.
         keep = (~is_first).to(embeds.dtype).unsqueeze(-1)
         inputs = (actions * keep) @ weights["action_weight"] + weights["input_bias"]

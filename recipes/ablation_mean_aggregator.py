@@ -8,7 +8,7 @@ from functools import partial
 from cerl_full import CERL, Blocks
 from training import run
 
-from blocks import mean
+from blocks import mean, of_policy
 
 if __name__ == "__main__":
-    run("ablation_mean_aggregator", partial(CERL, blocks=Blocks(aggregate=mean)))
+    run("ablation_mean_aggregator", partial(CERL, blocks=Blocks(aggregate=of_policy(mean))))

@@ -1,19 +1,13 @@
 """Hyper-parameters of CERL and its ablations, their presets, and the command line."""
 
 import dataclasses
-import io
 import math
-import re
-from collections.abc import Sequence
-from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import tyro
+from command_line import read_command_line
 from run_folder import RunFolder
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +180,7 @@ PRESETS: dict[str, dict[str, Any]] = {"cpu": {}, "paper": PAPER}
 
 
 def parse(recipe: str, arguments: list[str], **defaults: Any) -> Config:
-    """The configuration of a command line: preset, the recipe's defaults, `--smoke`, each flag.
+    """The configuration of a command line: preset, `--smoke`, the recipe's defaults, each flag.
 
     With `--resume` the stored configuration takes the preset's place, and a flag that differs
     from it is an error.
@@ -195,39 +189,21 @@ def parse(recipe: str, arguments: list[str], **defaults: Any) -> Config:
     if chosen is not None:
         run = RunFolder.open(Path(chosen), recipe)
         stored = config_from_json(run.read_config())
-        config = command_line(Config, arguments, stored)
+        config = read_command_line(Config, arguments, stored)
         run.check_config(to_json(config))
         return dataclasses.replace(config, out=run.path)
     preset = _value(arguments, "--preset") or "cpu"
-    settings: dict[str, Any] = {"preset": preset} | PRESETS.get(preset, {}) | defaults
-    if "--smoke" in arguments:
-        settings |= SMOKE
+    sizes = PRESETS.get(preset, {}) | (SMOKE if "--smoke" in arguments else {})
+    settings: dict[str, Any] = {"preset": preset} | sizes | defaults
     if preset not in PRESETS:  # tyro's own message names the choices
         settings = {}
-    return command_line(Config, arguments, Config(**settings))
+    return read_command_line(Config, arguments, Config(**settings))
 
 
 def to_json(config: Config) -> dict[str, Any]:
     """Plain values of every field."""
     fields = dataclasses.asdict(config)
     return {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}
-
-
-def command_line(kind: type[T], arguments: Sequence[str], default: T | None = None) -> T:
-    """What tyro reads; the box of many lines in which it refuses becomes a ValueError of one."""
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said):
-            if default is None:
-                return tyro.cli(kind, args=arguments)
-            return tyro.cli(kind, args=arguments, default=default)
-    except SystemExit as stop:
-        if not stop.code:  # --help
-            raise
-        text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│]", "", said.getvalue())
-        parts = [part.strip() for part in re.split(r"[─-]{9,}", text) if part.strip()]
-        message = "; ".join(parts[1:-1]).removeprefix(f"Error parsing {kind.__name__}: ")
-        raise ValueError(message or text) from None  # without the title and the last advice
 
 
 def config_from_json(stored: dict[str, Any]) -> Config:

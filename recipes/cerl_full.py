@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from cerl_config import Config
 from diagnostics import average, cost_disagreement, disagreement_on, policy_metrics
+from latent_agent import LatentAgent
 from torch import Tensor, nn
 from training import run
 from wiring import build_world_model, critic_optimizer, model_optimizer, sizes
@@ -27,6 +27,7 @@ from blocks import (
     discounted_budget,
     imagine,
     lambda_returns,
+    of_policy,
     side_by_side,
     worst_case,
 )
@@ -52,11 +53,17 @@ def lbsgd(actor: Actor, config: Config, smoothness: Smoothness | None = None) ->
     )
 
 
+pessimistic = of_policy(worst_case)
+
+
 @dataclass(frozen=True)
 class Blocks:
     """The blocks that ablations exchange."""
 
-    aggregate: Callable[[Tensor], Tensor] = worst_case
+    aggregate: Callable[[Tensor], Tensor] = pessimistic
+    """From the members' cost returns ``[member, horizon, batch]`` to one, in the same unit."""
+    objective: Callable[[Tensor], Tensor] = torch.mean
+    """From their returns to what is maximised, likewise."""
     optimizer: Callable[[Actor, Config], Any] = lbsgd
     family: Family = "particles"
 
@@ -64,11 +71,8 @@ class Blocks:
 CERL_BLOCKS = Blocks()
 
 
-START_SEQUENCES, START_LENGTH, BURN_IN = 48, 16, 8
-
-
-class CERL:
-    """The agent: acts, learns its world model, learns its policy."""
+class CERL(LatentAgent):
+    """The agent: acts in its latent state, learns its world model, learns its policy."""
 
     STATEFUL = (
         *("model", "actor", "critic", "cost_critic", "replay"),
@@ -102,34 +106,6 @@ class CERL:
         self.model_optimizer = model_optimizer(c, self.model)
         self.critic_optimizer = critic_optimizer(c, self.critic, self.cost_critic)
         self.return_scale = 1.0
-
-    # ---- acting ------------------------------------------------------------------------------
-
-    def start_episode(self) -> None:
-        """Begin to filter a new episode."""
-        self.belief = self.model.rssm.initial(1)
-        self.last_action = torch.zeros(1, self.actor.action)
-
-    @torch.no_grad()
-    def act(self, observation: np.ndarray, scale: float) -> np.ndarray:
-        """Filter one observation and choose an action; ``scale`` 0 gives the mean action."""
-        rssm = self.model.rssm
-        embed = self.model.embed(torch.from_numpy(observation).unsqueeze(0))
-        deter, _ = rssm.transition(self.belief, self.last_action)
-        posterior = rssm.posterior(deter, embed)
-        self.belief = State(
-            deter, posterior.rsample(posterior.noise((1, rssm.stoch), self.generator))
-        )
-        feat = self.belief.feat
-        if scale:
-            noise = torch.randn(1, self.actor.action, generator=self.generator)
-            action = self.actor.sample(feat, noise, scale=scale).action
-        else:
-            action = self.actor.mode(feat)
-        self.last_action = action
-        return action[0].numpy()
-
-    # ---- learning ----------------------------------------------------------------------------
 
     def begin(self) -> dict[str, float]:
         """After the prefill: learn the model and the first policy's values, then improve it."""
@@ -197,13 +173,11 @@ class CERL:
             feat = imagined.state.feat
             returns, cost_returns = self.imagined_returns(feat, weights)
             if improve:
-                # Jc of each member in units of the budget; the whole policy's, then the worst.
-                member_costs = cost_returns.mean((1, 2)) / self.budget
                 entropy = -imagined.log_prob.mean()
-                objective = returns.mean() / self.scale(returns) + c.entropy * entropy
-                step = self.optimizer.step(
-                    objective, self.blocks.aggregate(member_costs), c.budget_share
-                )
+                gain = self.blocks.objective(returns) / self.scale(returns)
+                cost = self.blocks.aggregate(cost_returns) / self.budget  # Jc, in budgets
+                step = self.optimizer.step(gain + c.entropy * entropy, cost, c.budget_share)
+                member_costs = cost_returns.mean((1, 2)) / self.budget
                 metrics.append(policy_metrics(step, returns, member_costs, entropy))
             lessons = [partial(self.learn_critics, feat[:, :-1], returns, cost_returns)]
         side_by_side(*lessons)
@@ -238,26 +212,6 @@ class CERL:
             name: value.detach() for name, value in self.model.parameter_posterior.sample().items()
         }
 
-    @torch.no_grad()
-    def start_states(self) -> State:
-        """Filtered states: of the newest episodes, of their beginnings, and of all that was seen.
-
-        How an episode begins is a few of its states but decides the others.
-        """
-        c = self.config
-        data = self.replay.sample(
-            START_SEQUENCES,
-            BURN_IN + START_LENGTH,
-            recent_episodes=c.recent_episodes,
-            recent_fraction=0.5,
-            initial_fraction=0.25,
-        )
-        state = self.model.filter(data, self.generator).state
-        # A state that began at zero in the middle of an episode has not yet seen enough.
-        known = data.is_first.cumsum(1) > 0
-        known[:, BURN_IN:] = True
-        return State(*(x[known] for x in state))
-
     def imagined_returns(self, feat: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
         """Returns and cost returns of imagined states, ``[member, horizon, batch]``."""
         c, arrived = self.config, feat[:, 1:]
@@ -286,23 +240,6 @@ class CERL:
         low, high = torch.quantile(returns.detach().flatten(), torch.tensor([0.05, 0.95]))
         self.return_scale += 0.02 * (float(high - low) - self.return_scale)
         return max(1.0, self.return_scale)
-
-    # ---- resuming ----------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything the agent needs to go on as if nothing had happened."""
-        parts = {name: getattr(self, name).state_dict() for name in self.STATEFUL}
-        return parts | {
-            "generator": self.generator.get_state(),
-            "return_scale": self.return_scale,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned."""
-        for name in self.STATEFUL:
-            getattr(self, name).load_state_dict(state[name])
-        self.generator.set_state(state["generator"])
-        self.return_scale = state["return_scale"]
 
 
 if __name__ == "__main__":

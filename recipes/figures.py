@@ -48,7 +48,7 @@ def learning_figure(run: RunFolder | Path) -> Path:
             axes.scatter(
                 steps, values, s=14, color=color, alpha=0.45, linewidths=0, label="one episode"
             )
-            axes.plot(steps, _running_mean(values), color=color, linewidth=2, label="mean of 10")
+            axes.plot(steps, running_mean(values), color=color, linewidth=2, label="mean of 10")
             _ring_violations(axes, steps[over], values[over])
             axes.plot(
                 _column(evaluations, "step"),
@@ -61,11 +61,11 @@ def learning_figure(run: RunFolder | Path) -> Path:
             if len(prefill):
                 axes.axvspan(0, prefill.max(), color=GREY, alpha=0.18, linewidth=0, label="prefill")
             axes.set_ylabel(f"{name} per episode")
-        _scale_costs(below, "y", budget, costs)
+        scale_costs(below, "y", budget, costs)
         below.axhline(budget, label=f"budget {budget:g}", **BUDGET_LINE)
         below.set_xlabel("environment steps, prefill included")
         below.set_title(f"{over.sum()} of {len(costs)} episodes over the budget", **QUIET)
-        below.xaxis.set_major_formatter(_in_thousands)
+        below.xaxis.set_major_formatter(in_thousands)
         above.set_title(_title(folder))
         for axes in (above, below):
             axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -84,9 +84,9 @@ def calibration_figure(run: RunFolder | Path) -> Path:
     with plt.rc_context(LOOK):
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), width_ratios=(1, 1.7))
         figure.suptitle(_title(folder), x=0.01, ha="left", fontweight="bold")
-        _scale_costs(left, "x", budget, every)
+        scale_costs(left, "x", budget, every)
         for axes in (left, right):
-            _scale_costs(axes, "y", budget, every)
+            scale_costs(axes, "y", budget, every)
             axes.axhline(budget, label=f"budget {budget:g}", **BUDGET_LINE)
         left.axvline(budget, **BUDGET_LINE)
         left.plot(left.get_xlim(), left.get_xlim(), color=GREY)
@@ -105,7 +105,7 @@ def calibration_figure(run: RunFolder | Path) -> Path:
         _ring_violations(right, steps[over], realised[over])
         right.set(xlabel="environment steps", ylabel="episode cost")
         right.set_title(f"{over.sum()} of {len(steps)} iterates over the budget", **QUIET)
-        right.xaxis.set_major_formatter(_in_thousands)
+        right.xaxis.set_major_formatter(in_thousands)
         right.plot([], [], color=GREY, label="foreseen exactly")
         entries, names = right.get_legend_handles_labels()
         figure.legend(entries, names, loc="outside lower center", ncols=6, columnspacing=1.4)
@@ -152,7 +152,7 @@ def _column(rows: Sequence[dict[str, Any]], key: str) -> np.ndarray:
     return np.array([row[key] for row in rows], dtype=float)
 
 
-def _running_mean(values: np.ndarray, window: int = 10) -> np.ndarray:
+def running_mean(values: np.ndarray, window: int = 10) -> np.ndarray:
     return np.array([values[max(0, i + 1 - window) : i + 1].mean() for i in range(len(values))])
 
 
@@ -162,7 +162,7 @@ def _ring_violations(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
         axes.scatter(steps, values, s=55, facecolors="none", edgecolors=RED, label=label)
 
 
-def _scale_costs(axes: Axes, name: str, budget: float, costs: np.ndarray) -> None:
+def scale_costs(axes: Axes, name: str, budget: float, costs: np.ndarray) -> None:
     """Linear up to twice the budget; logarithmic above, once costs go far beyond it."""
     axis = axes.xaxis if name == "x" else axes.yaxis
     largest = np.max(np.append(costs[np.isfinite(costs)], budget))
@@ -177,7 +177,7 @@ def _scale_costs(axes: Axes, name: str, budget: float, costs: np.ndarray) -> Non
     axes.set(**{f"{name}lim": (-0.08 * budget, top)})
 
 
-def _in_thousands(steps: float, _: int | None = None) -> str:
+def in_thousands(steps: float, _: float | None = None) -> str:
     return f"{steps / 1000:g}k" if steps else "0"
 
 

@@ -140,6 +140,9 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_json(self.path / "summary.json", summary)
 
+    def read_summary(self, name: str = "summary.json") -> dict[str, Any]:
+        return read_json(self.path / name)
+
     def checkpoints(self) -> list[Path]:
         """The checkpoints, newest first."""
         return sorted((self.path / "checkpoints").glob("step-*.pt"), reverse=True)

@@ -19,7 +19,8 @@ from study_runs import PlannedRun
 from blocks import make_environment
 
 RECIPES = Path(__file__).parent
-KNOWN_RECIPES = ("cerl_full", *sorted(path.stem for path in RECIPES.glob("ablation_*.py")))
+ABLATIONS = tuple(sorted(path.stem for path in RECIPES.glob("ablation_*.py")))
+KNOWN_RECIPES = ("cerl_full", *ABLATIONS, "lambda_agent")
 Setting = bool | int | float | str | tuple[int | float | str, ...]
 BY_THE_STUDY = ("task", "seed", "out", "resume", "threads")
 """Settings of a run that the study itself decides."""
@@ -100,7 +101,7 @@ class Study:
 
 STUDIES = {
     # 30,000 steps are where the recipes already differ, in a third of the time.
-    "ablations": Study(recipes=KNOWN_RECIPES, settings={"steps": 30_000}),
+    "ablations": Study(recipes=("cerl_full", *ABLATIONS), settings={"steps": 30_000}),
 }
 
 

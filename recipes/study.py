@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import tyro
-from cerl_config import command_line
+from command_line import read_command_line
 from studies import STUDIES, Study, from_words
 from study_folder import working_in, write_states
 from study_local import LocalExecutor, cores
@@ -100,7 +100,7 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Run a study; returns the exit code: 0, 1 if runs failed, 2 if refused, 130 if stopped."""
     try:
-        options = command_line(Options, arguments)
+        options = read_command_line(Options, arguments)
         study, folder = options.chosen(), options.folder()
         with working_in(folder, study):
             return conduct(study, folder, options)

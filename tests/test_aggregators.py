@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from blocks.aggregators import cvar, mean, mean_plus_std, quantile, worst_case
+from blocks.aggregators import (
+    cvar,
+    mean,
+    mean_plus_std,
+    of_policy,
+    per_state,
+    quantile,
+    worst_case,
+)
 
 Aggregator = Callable[..., Tensor]
 
@@ -134,8 +142,45 @@ def test_members_that_agree_give_a_finite_gradient() -> None:
 
 def test_worst_of_the_mean_is_not_the_mean_of_the_worst() -> None:
     """Whole-policy pessimism (CERL) is milder than per-state pessimism (LAMBDA), never stricter."""
-    values = torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
-    assert worst_case(values.mean(dim=1)) < worst_case(values).mean() - 0.5
+    values = torch.randn(5, 1, 64, generator=torch.Generator().manual_seed(1))
+    assert of_policy(worst_case)(values) < per_state(worst_case)(values) - 0.5
+
+
+@given(st.integers(0, 2**16), st.integers(1, 4), st.integers(1, 3), st.integers(1, 4))
+def test_a_policy_and_its_states_by_hand(seed: int, k: int, horizon: int, batch: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(k, horizon, batch, generator=generator, dtype=torch.float64)
+    whole = [sum(map(sum, member)) / (horizon * batch) for member in values.tolist()]
+    assert float(of_policy(worst_case)(values)) == pytest.approx(max(whole))
+    assert float(of_policy(mean)(values)) == pytest.approx(float(values.mean()))
+    states = [
+        max(sum(column) / horizon for column in zip(*of_state, strict=True))
+        for of_state in values.permute(2, 1, 0).tolist()  # of each start state [horizon, member]
+    ]
+    assert float(per_state(worst_case)(values)) == pytest.approx(sum(states) / batch)
+    assert float(per_state(mean)(values)) == pytest.approx(float(values.mean()))
+
+
+@given(st.integers(0, 2**16))
+def test_a_worst_member_of_each_state_is_at_least_the_worst_of_the_policy(seed: int) -> None:
+    values = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(seed))
+    assert per_state(worst_case)(values) >= of_policy(worst_case)(values) - 1e-6
+
+
+def test_a_state_has_one_member_for_its_whole_trajectory() -> None:
+    """The gradient of a start state goes to all steps of the member with the largest mean."""
+    values = tensor([0.0]).new_tensor([[[9.0], [0.0]], [[4.0], [6.0]]]).requires_grad_()
+    (gradient,) = torch.autograd.grad(per_state(worst_case)(values), values)
+    assert gradient.squeeze(-1).tolist() == [[0.0, 0.0], [0.5, 0.5]]
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=5, max_size=5))
+def test_two_deviations_above_the_mean_of_five_is_never_below_the_worst(
+    values: list[float],
+) -> None:
+    data = tensor(values)
+    bound = mean_plus_std(data, scale=2.0)
+    assert bound >= worst_case(data) - 1e-6 * (1 + data.abs().max())
 
 
 def test_a_nan_member_is_not_hidden() -> None:

@@ -189,6 +189,27 @@ def test_leading_axes_are_independent_sequences() -> None:
     assert same.tolist() == [[True, True, True], [True, True, False]]
 
 
+def test_what_all_share_may_be_given_once() -> None:
+    """One initial state for all sequences, one batch of states for all members."""
+    rssm, one = make(), start(1)
+    all_of_them = State(*(x.expand(3, -1) for x in one))
+    out = [
+        rssm.observe(*sequence_of_three(), initial, generator=generator())
+        for initial in (one, all_of_them)
+    ]
+    torch.testing.assert_close(out[0].state, out[1].state)
+    weights, state, action = stacked(rssm, 4), start(1, 3), torch.randn(1, 3, ACTION)
+    shared, _ = rssm.transition(state, action, weights)
+    each = State(*(x.expand(4, -1, -1) for x in state))
+    torch.testing.assert_close(shared, rssm.transition(each, action.expand(4, -1, -1), weights)[0])
+
+
+def sequence_of_three() -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(1)
+    embeds, actions, is_first = sequence(3, 5)
+    return embeds, actions, torch.zeros_like(is_first)
+
+
 def test_noise_comes_from_the_generator_and_is_independent_over_batch_and_time() -> None:
     """Correlations of n standard normals have standard error 1 / sqrt(n); five of them."""
     rssm, batch, time = make(), 400, 3

@@ -31,11 +31,28 @@ from blocks import BudgetGuard, EpisodeRecord, make_environment
 RECIPES = Path(__file__).parents[2] / "recipes"
 CERL_FULL = RECIPES / "cerl_full.py"
 STEPS = 5000  # long enough to be stopped three times
-ABLATIONS = {
-    "ablation_mean_aggregator": ("aggregate", {}),
-    "ablation_augmented_lagrangian": ("optimizer", {}),
-    "ablation_secant_smoothness": ("optimizer", {}),
-    "ablation_objective_only": ("optimizer", {"guard_share": 0.0}),
+# The blocks that each exchanges, and the settings.
+ABLATIONS: dict[str, tuple[set[str], dict[str, Any]]] = {
+    "ablation_mean_aggregator": ({"aggregate"}, {}),
+    "ablation_per_state_max": ({"aggregate"}, {}),
+    "ablation_mean_plus_std": ({"aggregate"}, {}),
+    "ablation_cvar": ({"aggregate"}, {}),
+    "ablation_augmented_lagrangian": ({"optimizer"}, {}),
+    "ablation_pid_lagrangian": ({"optimizer"}, {}),
+    "ablation_barrier_adam": ({"optimizer"}, {}),
+    "ablation_scale_before_adam": ({"optimizer"}, {}),
+    "ablation_secant_smoothness": ({"optimizer"}, {}),
+    "ablation_objective_only": ({"optimizer"}, {"guard_share": 0.0}),
+    "ablation_single_model": (set(), {"members": 1}),
+    "ablation_point_ensemble": ({"family"}, {}),
+    "ablation_stein": ({"family"}, {}),
+    "ablation_mean_field": ({"family"}, {}),
+    "lambda_agent": ({"aggregate", "objective", "optimizer"}, {}),
+}
+# One of each kind runs to its end among the fast tests (the families have a test of their own).
+QUICK = {
+    *("ablation_per_state_max", "ablation_scale_before_adam", "ablation_secant_smoothness"),
+    *("ablation_objective_only", "ablation_single_model", "lambda_agent"),
 }
 
 # The main job on a simulator that goes wrong: `change` sees `steps` since the start.
@@ -352,7 +369,10 @@ def test_an_unwritable_folder_is_refused(tmp_path: Path) -> None:
 # ---- ablations -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ABLATIONS],
+)
 def test_an_ablation_runs_with_one_setting_exchanged_at_most(
     name: str, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -375,27 +395,84 @@ def asked(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Any, dict[st
     return calls[0]
 
 
+def test_every_ablation_is_known_and_exchanges_one_thing() -> None:
+    assert {*(file.stem for file in RECIPES.glob("ablation_*.py")), "lambda_agent"} == set(
+        ABLATIONS
+    )
+    for name, (exchanged, settings) in ABLATIONS.items():
+        assert len(exchanged) <= 1 or name == "lambda_agent"
+        assert len(settings) <= 1
+        assert exchanged or settings
+
+
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_an_ablation_exchanges_one_block(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    block, settings = ABLATIONS[name]
+def test_an_ablation_exchanges_what_it_says_and_nothing_else(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchanged, settings = ABLATIONS[name]
     recipe, make_agent, defaults = asked(name, monkeypatch)
-    assert (recipe, make_agent.func, defaults) == (name, cerl_full.CERL, settings)
-    config = Config(**SMOKE)
+    assert (recipe, defaults) == (name, settings)
+    assert getattr(make_agent, "func", make_agent) is cerl_full.CERL
+    config = Config(**(SMOKE | settings))
     environment = make_environment(config.task, action_repeat=config.action_repeat)
     ours, theirs = cerl_full.CERL(config, environment), make_agent(config, environment)
     assert {
         field.name
         for field in fields(cerl_full.Blocks)
         if getattr(ours.blocks, field.name) != getattr(theirs.blocks, field.name)
-    } == {block}
+    } == exchanged
     # And so in the agents as built: the same modules from the same weights.
     for part in cerl_full.CERL.STATEFUL:
         one, another = getattr(ours, part), getattr(theirs, part)
-        if part == block:  # another class, or another block within
+        if part == "optimizer" and "optimizer" in exchanged:  # another class, or block within
             assert not same(one.state_dict(), another.state_dict())
+            continue
+        assert type(one) is type(another)
+        if "family" in exchanged and part == "model":
+            assert type(one.parameter_posterior._offsets) is not type(
+                another.parameter_posterior._offsets
+            )
+            assert same(without_offsets(one), without_offsets(another))
+        elif "family" in exchanged and part == "model_optimizer":  # of other weights, perhaps
+            for group, other in zip(one.param_groups, another.param_groups, strict=True):
+                assert same({**group, "params": None}, {**other, "params": None})
         else:
-            assert type(one) is type(another)
             assert same(one.state_dict(), another.state_dict()), part
+
+
+def without_offsets(model: torch.nn.Module) -> dict[str, Any]:
+    """A world model's state without what represents its parameter posterior."""
+    mine = "parameter_posterior._offsets."
+    return {k: v for k, v in model.state_dict().items() if not k.startswith(mine)}
+
+
+def test_the_optimiser_is_given_what_the_blocks_make_of_the_members_returns() -> None:
+    """In budgets, of every member, imagined step and start state."""
+    seen: list[torch.Tensor] = []
+
+    class Recorder(cerl_full.LBSGD):
+        def step(self, objective: Any, cost_return: Any, budget: Any, **options: Any) -> Any:
+            seen.extend((objective.detach(), cost_return.detach()))
+            return super().step(objective, cost_return, budget, **options)
+
+    def keep(returns: torch.Tensor) -> torch.Tensor:
+        seen.append(returns.detach())
+        return returns.max()
+
+    def recorder(actor: Any, config: Config) -> Recorder:
+        options: dict[str, float] = {"objective_smoothness": 0.0, "constraint_smoothness": 0.0}
+        return Recorder(actor.parameters(), eta=0.1, **options)
+
+    config = Config(**(SMOKE | {"members": 3, "entropy": 0.0}))
+    environment = make_environment(config.task, action_repeat=config.action_repeat)
+    blocks = cerl_full.Blocks(aggregate=keep, objective=keep, optimizer=recorder)
+    agent = cerl_full.CERL(config, environment, blocks)
+    run_episode(agent, environment, None, 0.5)
+    agent.learn_policy(1)
+    returns, cost_returns, objective, cost = seen
+    assert returns.shape == cost_returns.shape == (3, config.horizon, config.imagination_batch)
+    assert float(objective) == pytest.approx(float(returns.max()) / max(1.0, agent.return_scale))
+    assert float(cost) == pytest.approx(float(cost_returns.max()) / agent.budget)
 
 
 def same(one: Any, another: Any) -> bool:

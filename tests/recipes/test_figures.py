@@ -105,7 +105,7 @@ def test_nothing_to_draw_is_one_clear_line(run: RunFolder) -> None:
 
 
 def test_running_mean_is_over_the_last_episodes() -> None:
-    np.testing.assert_allclose(figures._running_mean(np.arange(5.0), 3), [0, 0.5, 1, 2, 3])
+    np.testing.assert_allclose(figures.running_mean(np.arange(5.0), 3), [0, 0.5, 1, 2, 3])
 
 
 FRAMES = [np.full((64, 64, 3), 25 * shade, dtype=np.uint8) for shade in range(10)]

@@ -1,0 +1,15 @@
+"""CERL with a factorised Gaussian over the weights, from which the members are drawn.
+
+Variational inference (Bishop 2006, 10.1) in place of independent randomised members: too sure
+wherever the posterior's weights are correlated.
+
+python recipes/ablation_mean_field.py --seed 0
+"""
+
+from functools import partial
+
+from cerl_full import CERL, Blocks
+from training import run
+
+if __name__ == "__main__":
+    run("ablation_mean_field", partial(CERL, blocks=Blocks(family="mean_field")))

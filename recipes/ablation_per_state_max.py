@@ -1,0 +1,17 @@
+"""CERL with LAMBDA's pessimism: the worst member at each start state in place of the worst overall.
+
+A policy is then held to a world that may be another one in every state: more cautious, and not the
+cost return of any member (As et al. 2022, algorithm 2).
+
+python recipes/ablation_per_state_max.py --seed 0
+"""
+
+from functools import partial
+
+from cerl_full import CERL, Blocks
+from training import run
+
+from blocks import per_state, worst_case
+
+if __name__ == "__main__":
+    run("ablation_per_state_max", partial(CERL, blocks=Blocks(aggregate=per_state(worst_case))))

@@ -1,0 +1,14 @@
+"""CERL without a posterior: a plain deep ensemble, members that differ in where they began.
+
+Neither prior nor data of their own (Lakshminarayanan et al. 2017): they agree where there are data.
+
+python recipes/ablation_point_ensemble.py --seed 0
+"""
+
+from functools import partial
+
+from cerl_full import CERL, Blocks
+from training import run
+
+if __name__ == "__main__":
+    run("ablation_point_ensemble", partial(CERL, blocks=Blocks(family="point")))

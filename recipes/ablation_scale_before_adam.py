@@ -1,0 +1,28 @@
+"""CERL with LBSGD's step size applied before Adam, as in public code, in place of after it.
+
+The gradient is multiplied by the step size and handed to Adam, which divides its scale out again
+(see `BarrierAdam`). As there, objective and cost return share one smoothness constant.
+
+python recipes/ablation_scale_before_adam.py --seed 0
+"""
+
+from functools import partial
+
+from ablation_barrier_adam import barrier_adam
+from cerl_config import Config
+from cerl_full import CERL, Blocks
+from training import run
+
+from blocks import Actor, BarrierAdam, lbsgd_step_size
+
+
+def scale_before_adam(actor: Actor, config: Config) -> BarrierAdam:
+    smoothness = config.constraint_smoothness
+    rule = partial(
+        lbsgd_step_size, objective_smoothness=smoothness, constraint_smoothness=smoothness
+    )
+    return barrier_adam(actor, config, rule)
+
+
+if __name__ == "__main__":
+    run("ablation_scale_before_adam", partial(CERL, blocks=Blocks(optimizer=scale_before_adam)))

@@ -1,0 +1,14 @@
+"""CERL with a Stein posterior: particles that share the data and repel each other.
+
+Stein variational gradient descent (Liu and Wang 2016) in place of independent randomised members.
+
+python recipes/ablation_stein.py --seed 0
+"""
+
+from functools import partial
+
+from cerl_full import CERL, Blocks
+from training import run
+
+if __name__ == "__main__":
+    run("ablation_stein", partial(CERL, blocks=Blocks(family="stein")))

@@ -1,0 +1,88 @@
+"""What an agent with a world model does, however it learns: act, begin to imagine, and resume."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from cerl_config import Config
+
+from blocks import Actor, SequenceReplay, State, WorldModel
+
+START_SEQUENCES, START_LENGTH, BURN_IN = 48, 16, 8
+
+
+class LatentAgent:
+    """Acts in its world model's latent state; a recipe adds how it learns.
+
+    Attributes:
+        STATEFUL: names of the attributes that a checkpoint holds.
+        generator: source of all noise.
+        return_scale: running range of the returns.
+    """
+
+    STATEFUL: tuple[str, ...]
+    config: Config
+    model: WorldModel
+    actor: Actor
+    replay: SequenceReplay
+    generator: torch.Generator
+    return_scale: float
+
+    def start_episode(self) -> None:
+        """Begin to filter a new episode."""
+        self.belief = self.model.rssm.initial(1)
+        self.last_action = torch.zeros(1, self.actor.action)
+
+    @torch.no_grad()
+    def act(self, observation: np.ndarray, scale: float) -> np.ndarray:
+        """Filter one observation and choose an action; ``scale`` 0 gives the mean action."""
+        rssm = self.model.rssm
+        embed = self.model.embed(torch.from_numpy(observation).unsqueeze(0))
+        deter, _ = rssm.transition(self.belief, self.last_action)
+        posterior = rssm.posterior(deter, embed)
+        self.belief = State(
+            deter, posterior.rsample(posterior.noise((1, rssm.stoch), self.generator))
+        )
+        feat = self.belief.feat
+        if scale:
+            noise = torch.randn(1, self.actor.action, generator=self.generator)
+            action = self.actor.sample(feat, noise, scale=scale).action
+        else:
+            action = self.actor.mode(feat)
+        self.last_action = action
+        return action[0].numpy()
+
+    @torch.no_grad()
+    def start_states(self) -> State:
+        """Filtered states: of the newest episodes, of their beginnings, and of all that was seen.
+
+        How an episode begins is a few of its states but decides the others.
+        """
+        c = self.config
+        data = self.replay.sample(
+            START_SEQUENCES,
+            BURN_IN + START_LENGTH,
+            recent_episodes=c.recent_episodes,
+            recent_fraction=0.5,
+            initial_fraction=0.25,
+        )
+        state = self.model.filter(data, self.generator).state
+        # A state that began at zero in the middle of an episode has not yet seen enough.
+        known = data.is_first.cumsum(1) > 0
+        known[:, BURN_IN:] = True
+        return State(*(x[known] for x in state))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the agent needs to go on as if nothing had happened."""
+        parts = {name: getattr(self, name).state_dict() for name in self.STATEFUL}
+        return parts | {
+            "generator": self.generator.get_state(),
+            "return_scale": self.return_scale,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        for name in self.STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
+        self.generator.set_state(state["generator"])
+        self.return_scale = state["return_scale"]
