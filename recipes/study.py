@@ -158,9 +158,12 @@ def report(folder: Path, *, make: bool) -> None:
     command = [str(REPORT), str(folder), "--out", str(folder / "report")]
     print(f"its report: python recipes/report.py {shlex.join(command[1:])}")
     if make and REPORT.exists():
-        made = subprocess.run([sys.executable, *command], check=False)
+        made = subprocess.run(
+            [sys.executable, *command], stderr=subprocess.PIPE, text=True, check=False
+        )
         if made.returncode:
-            print(f"the report was not made (exit code {made.returncode})", file=sys.stderr)
+            why = made.stderr.strip().splitlines()[-1:] or [f"exit code {made.returncode}"]
+            print(f"the report was not made: {why[0]}", file=sys.stderr)
 
 
 def tell_failed(runs: list[PlannedRun], states: dict[str, RunState]) -> int:
