@@ -91,10 +91,10 @@ class RunFolder:
         """Write config.json: `config` (resolved hyper-parameters) and what the run ran on."""
         described = {"recipe": self.recipe, "versions": installed_versions()}
         described |= {"commit": git_commit(), "hardware": hardware()}
-        _write_json(self.path / "config.json", config | described)
+        write_json(self.path / "config.json", config | described)
 
     def read_config(self) -> dict[str, Any]:
-        return _read_json(self.path / "config.json")
+        return read_json(self.path / "config.json")
 
     def check_config(self, config: dict[str, Any]) -> None:
         """Raise RunError, naming the fields, if this run was made with another `config`."""
@@ -138,10 +138,10 @@ class RunFolder:
         return rows
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        _write_json(self.path / "summary.json", summary)
+        write_json(self.path / "summary.json", summary)
 
     def read_summary(self, name: str = "summary.json") -> dict[str, Any]:
-        return _read_json(self.path / name)
+        return read_json(self.path / name)
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints, newest first."""
@@ -271,14 +271,16 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """What a JSON file holds; RunError if it cannot be read."""
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise RunError(f"cannot read {file}: {error}") from error
 
 
-def _write_json(file: Path, content: dict[str, Any]) -> None:
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write atomically: at any moment `file` is the old or the new whole."""
     text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
     _write_atomically(file, lambda stream: stream.write(text.encode()))
 

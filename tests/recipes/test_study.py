@@ -1,0 +1,555 @@
+"""Studies: what they expand to, refuse, survive and leave."""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import study
+from rich.console import Console
+from run_folder import RunError
+from studies import STUDIES, Study
+from study_folder import working_in, write_states
+from study_runs import Ended, PlannedRun, RunState, Seen, look
+from study_runs import launch as launch_run
+from study_schedule import carry_out
+from study_table import StudyTable
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+TASK, OTHER_TASK = "SafetyHalfCheetahVelocity-v1", "SafetyAntVelocity-v1"
+SLOWLY = ("--set", "steps=5000", "pause=0.2")
+
+# A recipe that counts: every episode's figures follow from the seed and the episode before. It
+# leaves and resumes a folder as real ones do, but without torch, in a fraction of the time.
+COUNTER = """
+import argparse, json, os, signal, sys, time
+from pathlib import Path
+
+parser = argparse.ArgumentParser()
+for name in ("--task", "--out", "--resume", "--threads"):
+    parser.add_argument(name)
+for name in ("--seed", "--steps", "--code", "--die"):
+    parser.add_argument(name, type=int, default=0)
+parser.add_argument("--pause", type=float, default=0.0)
+chosen = parser.parse_args()
+if chosen.code:
+    print("a warning", file=sys.stderr)
+    sys.exit("error: steps: got 7; allowed: others" if chosen.code == 1 else chosen.code)
+
+folder = Path(chosen.resume or chosen.out)
+metrics = folder / "metrics.jsonl"
+episode, value = 0, float(chosen.seed)
+if chosen.resume:
+    saved = json.loads(max(folder.glob("checkpoints/step-*.pt")).read_text())
+    episode, value = saved["episode"], saved["value"]
+    os.truncate(metrics, saved["bytes"])
+else:
+    (folder / "checkpoints").mkdir(parents=True)
+    config = {"steps": chosen.steps, "episode_budget": 25.0}
+    (folder / "config.json").write_text(json.dumps(config))
+
+def write(file, content):
+    file.with_suffix(".writing").write_text(json.dumps(content))
+    file.with_suffix(".writing").replace(file)
+
+try:
+    while episode < chosen.steps // 1000:
+        time.sleep(chosen.pause)
+        episode, value = episode + 1, (value * 3.7 + 11.0) % 53.0
+        line = {"kind": "episode", "step": 1000 * episode, "time": time.time(), "iterate": episode}
+        line |= {"episode_return": -value, "episode_cost": value}
+        with metrics.open("a") as stream:
+            stream.write(json.dumps(line) + chr(10))
+        saved = {"episode": episode, "value": value, "bytes": metrics.stat().st_size}
+        write(folder / "checkpoints" / f"step-{episode:09d}.pt", saved)
+        if chosen.die and episode == 2:
+            signal.raise_signal(chosen.die)
+except KeyboardInterrupt:
+    sys.exit(130)
+write(folder / "summary.json", {"value": value, "wall_seconds": time.time()})
+"""
+
+
+@pytest.fixture(scope="session")
+def counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    script = tmp_path_factory.mktemp("recipe") / "counter.py"
+    script.write_text(COUNTER)
+    return script
+
+
+@pytest.fixture(scope="session")
+def undisturbed(counter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "study"
+    assert conduct(counting(folder, counter)) == 0
+    return folder
+
+
+def counting(folder: Path, counter: Path, *arguments: object) -> list[object]:
+    """A study of four runs of the recipe that counts, two at a time."""
+    about = ("--recipes", counter, "--seeds", 4, "--jobs", 2, "--out", folder)
+    return [*about, *(arguments or SLOWLY)]
+
+
+def conduct(arguments: Iterable[object]) -> int:
+    """A study in this process, which starts sooner; its exit code."""
+    return study.main(["ablations", "--no-report", *map(str, arguments)])
+
+
+def launch(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            sys.executable,
+            str(RECIPES / "study.py"),
+            "ablations",
+            "--no-report",
+            *map(str, arguments),
+        ],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell runs in the background, and its children, would ignore the interrupt.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+    try:
+        out, err = process.communicate(timeout=250)
+    finally:
+        process.kill()
+    assert process.returncode == code, err[-2000:]
+    return out, err
+
+
+def refused(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of an answer to bad input."""
+    assert study.main([str(word) for word in arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def outcomes(folder: Path) -> dict[str, Any]:
+    """All that the runs of a study must repeat, by the run's place in it."""
+    found = {}
+    for file in sorted(folder.glob("*/*/seed*/summary.json")):
+        summary = json.loads(file.read_text())
+        lines = (file.parent / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        for row in (summary, *rows):
+            for name in ("time", "wall_seconds", "video"):
+                row.pop(name, None)
+        found[str(file.parent.relative_to(folder))] = (summary, rows)
+    return found
+
+
+def states(folder: Path) -> dict[str, dict[str, Any]]:
+    return json.loads((folder / "study.json").read_text())["runs"]
+
+
+def processes(folder: Path) -> list[int]:
+    """Of every run the process that it had last."""
+    logs = [file.read_text() for file in sorted(folder.glob("logs/*.out"))]
+    return [int(re.findall(r" pid (\d+): ", log)[-1]) for log in logs]
+
+
+def alive(process: int) -> bool:
+    try:
+        return " Z " not in Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+
+
+def wait_until(
+    holds: Callable[[], object], of: subprocess.Popen[str], timeout: float = 100
+) -> None:
+    last = time.monotonic() + timeout
+    while not holds():
+        assert of.poll() is None, of.communicate()
+        assert time.monotonic() < last, "it took too long"
+        time.sleep(0.02)
+
+
+def checkpoints(folder: Path) -> set[Path]:
+    return set(folder.glob("*/*/*/checkpoints/step-*.pt"))
+
+
+# ---- what a study is -------------------------------------------------------------------------
+
+
+def test_a_study_is_every_recipe_on_every_task_with_every_seed(tmp_path: Path) -> None:
+    study = Study(
+        recipes=("cerl_full", "ablation_mean_aggregator"),
+        tasks=(TASK, OTHER_TASK),
+        seeds=(0, 7),
+        settings={"steps": 9000, "guard_share": 0.0},
+        recipe_settings={"cerl_full": {"steps": 5000, "prefill_scales": (0.5, 1.0)}},
+    )
+    study.check()
+    runs = study.runs(tmp_path)
+    assert [run.name for run in runs[:4]] == [
+        f"cerl_full/{TASK}/seed0",
+        f"ablation_mean_aggregator/{TASK}/seed0",
+        f"cerl_full/{OTHER_TASK}/seed0",
+        f"ablation_mean_aggregator/{OTHER_TASK}/seed0",
+    ]
+    assert len({run.folder for run in runs}) == len(runs) == 8
+    folder, _, script, *arguments = runs[0].arguments("--threads", "1")
+    assert folder == str(tmp_path / "cerl_full" / TASK / "seed0")
+    assert script == str(RECIPES / "cerl_full.py")
+    settings = "--steps 5000 --guard_share 0.0 --prefill_scales 0.5 1.0"
+    assert " ".join(arguments) == f"--task {TASK} --seed 0 {settings} --threads 1"
+    assert runs[1].settings == ("--steps", "9000", "--guard_share", "0.0")
+
+
+def test_the_named_studies_can_run() -> None:
+    for named in STUDIES.values():
+        named.check()
+        named.smoke().check()
+    ablations = {path.stem for path in RECIPES.glob("ablation_*.py")}
+    assert set(STUDIES["ablations"].recipes) == ablations | {"cerl_full"}
+
+
+# ---- what it refuses -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        ("ablation", "study: got ablation; allowed: ablations."),
+        ("ablations --recipes cerl", "recipes: got cerl; allowed: cerl_full, ablation_"),
+        ("ablations --recipes no.py", "recipes: got no.py; allowed: cerl_full"),
+        (
+            "ablations --recipes cerl_full other/cerl_full.py",
+            "recipes: got cerl_full more than once; allowed: each once",
+        ),
+        ("ablations --tasks SafetyHalfCheetaVelocity-v1", f"perhaps you mean {TASK}"),
+        (f"ablations --tasks {TASK} {TASK}", f"tasks: got {TASK} more than once"),
+        ("ablations --seeds 0", "seeds: got 0; allowed: at least 1."),
+        ("ablations --set steps", "set: got steps; allowed: name=value"),
+        ("ablations --set seed=3", "settings: got seed; allowed: any setting but task, seed"),
+        ("ablations --set member=3", "settings of cerl_full: Unrecognized options: --member"),
+        ("ablations --set steps=0", "settings of cerl_full: steps: got 0; allowed: at least 1."),
+        ("ablations --retry 3", "Unrecognized options: --retry, 3"),
+        ("ablations --ray-address here", "ray_address: "),
+    ],
+)
+def test_a_study_that_cannot_run_starts_nothing(
+    arguments: str, answer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*arguments.split(), "--out", tmp_path / "study"]
+    assert answer in refused(words, capsys)
+    assert not list(tmp_path.glob("study/*/*/seed*"))
+
+
+def test_a_folder_holds_one_study(
+    undisturbed: Path, counter: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another one is refused with what differs, and so is a folder that holds something else."""
+    before = outcomes(undisturbed)
+    about = ["ablations", "--recipes", counter, "--out", undisturbed]
+    line = refused([*about, "--seeds", 3, "--set", "steps=5000", "pause=0.2"], capsys)
+    assert "holds a study with another definition: seeds (0 1 2 3, not 0 1 2)" in line
+    assert "settings (" not in line
+    line = refused([*about, "--seeds", 4, "--set", "steps=6000", "pause=0.2"], capsys)
+    assert "settings (pause=0.2 steps=5000, not pause=0.2 steps=6000)" in line
+    line = refused([*about[:-1], counter.parent], capsys)
+    assert f"{counter.parent} holds counter.py but no study: use another --out" in line
+    assert outcomes(undisturbed) == before
+
+
+def test_two_studies_do_not_share_a_folder(tmp_path: Path) -> None:
+    study = Study(recipes=("cerl_full",))
+    with (
+        working_in(tmp_path, study),
+        pytest.raises(RunError, match=rf"another study is at work there, process {os.getpid()} on"),
+        working_in(tmp_path, study),
+    ):
+        pass
+    left_over = tmp_path / "study.lock"  # as after a kill
+    left_over.write_text("process 4194305 on elsewhere since 2024-01-01 00:00:00\n")
+    with working_in(tmp_path, study):
+        assert f"process {os.getpid()} on" in left_over.read_text()
+
+
+def test_an_unwritable_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(RunError, match=r"cannot write a study to .*: Not a directory"),
+        working_in(tmp_path / "file" / "study", Study(recipes=("cerl_full",))),
+    ):
+        pass
+
+
+def test_study_json_is_the_old_or_the_new_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study(recipes=("cerl_full",))
+    write_states(tmp_path, study, {"run": RunState("running", attempts=1)})
+    before = (tmp_path / "study.json").read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("the disk is full")))
+    with pytest.raises(RunError, match="the disk is full"):
+        write_states(tmp_path, study, {"run": RunState("done", attempts=1)})
+    assert (tmp_path / "study.json").read_bytes() == before
+    assert states(tmp_path) == {"run": {"state": "running", "attempts": 1, "reason": ""}}
+
+
+# ---- what is tried again ---------------------------------------------------------------------
+
+
+class ScriptedExecutor:
+    """Ends each run as it is told: an exit code for each attempt, None for a lost node."""
+
+    def __init__(self, codes: dict[int, list[int | None]]) -> None:
+        self.codes = codes
+        self.submitted: list[PlannedRun] = []
+        self.interrupted = False
+
+    def submit(self, run: PlannedRun) -> None:
+        self.submitted.append(run)
+
+    def running(self) -> set[PlannedRun]:
+        return set(self.submitted)
+
+    def ended(self) -> list[Ended]:
+        events = [Ended(run, self.codes[run.seed].pop(0)) for run in self.submitted]
+        self.submitted = []
+        for event in events:
+            if event.code == 0:
+                event.run.folder.mkdir(parents=True)
+                (event.run.folder / "summary.json").touch()
+        return events
+
+    def interrupt(self) -> None:
+        self.interrupted = True
+
+
+def planned(folder: Path, seeds: int) -> list[PlannedRun]:
+    return Study(recipes=("cerl_full",), seeds=tuple(range(seeds))).runs(folder)
+
+
+def carried_out(
+    folder: Path, *codes: list[int | None], show: Callable[[], None] = lambda: None
+) -> tuple[list[RunState], ScriptedExecutor]:
+    runs = planned(folder, len(codes))
+    states = {run.name: RunState() for run in runs}
+    executor = ScriptedExecutor(dict(enumerate(codes)))
+    with contextlib.suppress(KeyboardInterrupt):
+        carry_out(runs, executor, states, retries=2, changed=lambda: None, show=show)
+    return list(states.values()), executor
+
+
+def test_what_was_disturbed_is_tried_again_and_what_refused_is_not(tmp_path: Path) -> None:
+    codes: list[list[int | None]] = [[0], [-9, None, 0], [2], [143, -9, -11], [None, 1]]
+    states, _ = carried_out(tmp_path, *codes)
+    assert states == [
+        RunState("done", 1),
+        RunState("done", 3),
+        RunState("failed", 1, "exit code 2"),
+        RunState("failed", 3, "killed by SIGSEGV"),
+        RunState("failed", 2, "exit code 1"),
+    ]
+
+
+def test_after_an_interrupt_the_rest_waits(tmp_path: Path) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    states, executor = carried_out(tmp_path, [0], [-9, 0], show=stop)
+    assert [state.state for state in states] == ["done", "waiting"]
+    assert executor.interrupted
+
+
+# ---- what it survives ------------------------------------------------------------------------
+
+
+def test_a_killed_study_goes_on_to_the_same_numbers(
+    undisturbed: Path, counter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its process is killed, and its runs end with it; the same command goes on."""
+    folder = tmp_path / "study"
+    process = launch(*counting(folder, counter))
+    wait_until(lambda: len(checkpoints(folder)) >= 3, process)
+    process.kill()
+    finish(process, -signal.SIGKILL)
+    last = time.monotonic() + 10
+    while any(map(alive, processes(folder))) and time.monotonic() < last:
+        time.sleep(0.02)
+    assert not any(map(alive, processes(folder)))
+    assert {state["state"] for state in states(folder).values()} == {"running", "waiting"}
+    assert conduct(counting(folder, counter)) == 0
+    assert len(outcomes(folder)) == 4
+    assert outcomes(folder) == outcomes(undisturbed)
+    capsys.readouterr()
+    assert conduct(counting(folder, counter)) == 0  # nothing is left to do
+    printed = capsys.readouterr().out
+    assert "running" not in printed
+    assert f"python recipes/report.py {folder} --out {folder}/report" in printed
+
+
+def test_a_killed_run_is_tried_again_at_once(
+    undisturbed: Path, counter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each run kills itself after its second episode."""
+    folder = tmp_path / "study"
+    settings = ("--set", "steps=5000", f"die={int(signal.SIGKILL)}")
+    assert conduct(counting(folder, counter, *settings)) == 0
+    assert capsys.readouterr().out.count("waiting: killed by SIGKILL") == 4
+    assert [state["attempts"] for state in states(folder).values()] == [2] * 4
+    assert outcomes(folder) == outcomes(undisturbed)
+
+
+def test_an_interrupted_study_says_how_to_go_on(
+    undisturbed: Path, counter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "study"
+    process = launch(*counting(folder, counter))
+    wait_until(lambda: checkpoints(folder), process)
+    second = refused(["ablations", *counting(folder, counter)], capsys)
+    assert f"{folder}: another study is at work there, process {process.pid} on" in second
+    process.send_signal(signal.SIGINT)
+    _, err = finish(process, 130)
+    assert err.strip().startswith("stopped; go on with: python recipes/study.py ablations")
+    assert not any(map(alive, processes(folder)))
+    assert {state["state"] for state in states(folder).values()} <= {"waiting", "done"}
+    assert conduct(counting(folder, counter)) == 0
+    assert outcomes(folder) == outcomes(undisturbed)
+
+
+def test_a_failed_run_is_named_with_its_last_words(
+    counter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "study"
+    assert conduct(counting(folder, counter, "--set", "code=1")) == 1
+    printed, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert len(lines) == 4
+    why = "after 1 attempt: error: steps: got 7; allowed: others; see "
+    assert lines[0].startswith(f"failed: counter/{TASK}/seed0 {why}")
+    assert f"the study is in {folder}" in printed
+    assert {state["state"] for state in states(folder).values()} == {"failed"}
+
+
+def test_a_run_that_is_still_written_is_left_alone(counter: Path, tmp_path: Path) -> None:
+    """The process of a node that only seemed lost: the next attempt waits until it has ended."""
+    run = Study(recipes=(str(counter),), settings={"steps": 1000}).runs(tmp_path)[0]
+    run.log.parent.mkdir(parents=True)
+    with Path(f"{run.log}.err").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        process = launch_run(run.arguments(), {})
+        time.sleep(1)
+        assert process.poll() is None
+        assert not run.folder.exists()
+    assert process.wait(60) == 0
+    assert run.done
+
+
+def test_real_runs_killed_and_resumed_equal_undisturbed(tmp_path: Path) -> None:
+    """A run's process is killed, then the study's."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    about = ("--recipes", "cerl_full", "--seeds", 2, "--smoke", "--jobs", 2, "--out")
+    assert conduct([*about, whole]) == 0
+    process = launch(*about, killed)
+    wait_until(lambda: checkpoints(killed), process)
+    first = checkpoints(killed).pop().parents[1]
+    os.kill(process_of(first, killed), signal.SIGKILL)
+    wait_until(lambda: any(s["attempts"] == 2 for s in states(killed).values()), process)
+    before = checkpoints(killed)
+    wait_until(lambda: checkpoints(killed) - before, process)
+    process.kill()
+    finish(process, -signal.SIGKILL)
+    assert conduct([*about, killed]) == 0
+    assert len(outcomes(killed)) == 2
+    assert outcomes(killed) == outcomes(whole)
+
+
+def process_of(run: Path, folder: Path) -> int:
+    log = folder / "logs" / f"{'-'.join(run.relative_to(folder).parts)}.out"
+    return int(re.findall(r" pid (\d+): ", log.read_text())[-1])
+
+
+# ---- what one sees ---------------------------------------------------------------------------
+
+
+def test_a_run_is_seen_from_its_folder(undisturbed: Path, tmp_path: Path) -> None:
+    assert look(tmp_path) == Seen()
+    folder = undisturbed / "counter" / TASK / "seed0"
+    seen = look(folder)
+    costs = [11.0]
+    while len(costs) < 5:
+        costs.append((costs[-1] * 3.7 + 11.0) % 53.0)
+    assert (seen.steps, seen.total, seen.seconds_left) == (5000, 5000, 0.0)
+    assert (seen.episode_cost, seen.episode_return) == (costs[-1], -costs[-1])
+    assert seen.violations == sum(cost > 25.0 for cost in costs)
+
+
+def test_the_table_has_every_run_and_the_time_left(undisturbed: Path) -> None:
+    runs = Study(recipes=("counter.py",), seeds=(0, 1, 2, 3)).runs(undisturbed)
+    stand = {run.name: RunState("waiting") for run in runs}
+    stand[runs[1].name] = RunState("running", attempts=1)
+    stand[runs[2].name] = RunState("failed", attempts=3, reason="killed by SIGKILL")
+    stand[runs[3].name] = RunState("done", attempts=1)
+    console = Console(file=io.StringIO(), force_terminal=True, width=130)
+    with StudyTable(runs, stand, console) as table:
+        table.show()
+    assert isinstance(console.file, io.StringIO)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue()).splitlines()
+    assert "1 of 4 runs done, 1 running, 1 failed, 1 waiting; 0 s left" in shown[0]
+    assert [row.split()[2:4] for row in shown[2:6]] == [
+        ["1", "running"],
+        ["2", "failed"],
+        ["0", "waiting"],
+        ["3", "done"],
+    ]
+    assert all("5,000/5,000" in row for row in shown[2:6])
+
+
+# ---- on a cluster ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A head without room for a run, and two nodes with room for two each."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
+    from ray.cluster_utils import Cluster
+
+    small = {"object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    for _ in range(2):
+        cluster.add_node(num_cpus=2, **small)
+    yield cluster
+    cluster.shutdown()
+
+
+def test_a_study_survives_an_interrupt_and_the_loss_of_a_node(
+    cluster: Any, undisturbed: Path, counter: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "study"
+    slower = ("--set", "steps=5000", "pause=0.6")
+    about = counting(folder, counter, *slower, "--ray-address", cluster.address)
+    process = launch(*about)
+    wait_until(lambda: checkpoints(folder), process)
+    process.send_signal(signal.SIGINT)
+    finish(process, 130)
+    assert not outcomes(folder)
+    assert not any(map(alive, processes(folder)))
+    before = checkpoints(folder)
+    process = launch(*about)
+    wait_until(lambda: checkpoints(folder) - before, process)
+    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    printed, _ = finish(process)
+    assert "waiting: its node or worker was lost" in printed
+    assert sum(state["attempts"] for state in states(folder).values()) > 4
+    assert outcomes(folder) == outcomes(undisturbed)
