@@ -41,7 +41,8 @@ for name in ("--task", "--out", "--resume", "--threads"):
     parser.add_argument(name)
 for name in ("--seed", "--steps", "--code", "--die"):
     parser.add_argument(name, type=int, default=0)
-parser.add_argument("--pause", type=float, default=0.0)
+for name in ("--pause", "--guard_share"):
+    parser.add_argument(name, type=float, default=0.0)
 chosen = parser.parse_args()
 if chosen.code:
     print("a warning", file=sys.stderr)
@@ -219,7 +220,7 @@ def test_the_named_studies_can_run() -> None:
         named.check()
         named.smoke().check()
     ablations = {path.stem for path in RECIPES.glob("ablation_*.py")}
-    assert set(STUDIES["ablations"].recipes) == ablations | {"cerl_full"}
+    assert set(STUDIES["ablations"].recipes) == ablations | {"cerl_full", "lambda_agent"}
 
 
 # ---- what it refuses -------------------------------------------------------------------------
@@ -228,7 +229,7 @@ def test_the_named_studies_can_run() -> None:
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
-        ("ablation", "study: got ablation; allowed: ablations."),
+        ("ablation", "study: got ablation; allowed: ablations, open_questions."),
         ("ablations --recipes cerl", "recipes: got cerl; allowed: cerl_full, ablation_"),
         ("ablations --recipes no.py", "recipes: got no.py; allowed: cerl_full"),
         (
@@ -264,7 +265,8 @@ def test_a_folder_holds_one_study(
     assert "holds a study with another definition: seeds (0 1 2 3, not 0 1 2)" in line
     assert "settings (" not in line
     line = refused([*about, "--seeds", 4, "--set", "steps=6000", "pause=0.2"], capsys)
-    assert "settings (pause=0.2 steps=5000, not pause=0.2 steps=6000)" in line
+    assert "steps=5000, not " in line
+    assert "steps=6000); use another --out" in line
     line = refused([*about[:-1], counter.parent], capsys)
     assert f"{counter.parent} holds counter.py but no study: use another --out" in line
     assert outcomes(undisturbed) == before
