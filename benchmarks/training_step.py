@@ -7,7 +7,7 @@ import dataclasses
 import multiprocessing
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import tyro
-from measure import interleave, markdown, ratios, spread, write
+from measure import Spread, interleave, markdown, ratios, spread, write
 from torch.profiler import ProfilerActivity, profile
 
 from blocks import make_environment, set_threads
@@ -34,6 +34,15 @@ BUDGET_SHARE = 40.0
 recovery step, with one gradient. In a run nearly every step is feasible and takes two, of the
 objective and of the constraint; with a share as large as this the timed steps do so too."""
 TOP_OPERATIONS = 12
+SWEEP: tuple[dict[str, int], ...] = (
+    {},
+    *({"batch_size": size} for size in (4, 64)),
+    *({"seq_len": length} for length in (16, 64)),
+    *({"deter": width, "hidden": width} for width in (64, 256)),
+    *({"imagination_batch": size} for size in (8, 128)),
+    *({"horizon": length} for length in (6, 24)),
+)
+"""What differs from the preset."""
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in one unit of ``ru_maxrss``."""
 
@@ -48,6 +57,8 @@ class Options:
     """Rounds in which each part of each number of members runs once."""
     threads: tuple[int, ...] = (1, 2)
     """Threads for parts of an update that do not need each other; torch itself has one."""
+    sweep: bool = False
+    """Several sizes of batch, sequence and model in place of numbers of members."""
     smoke: bool = False
     """Tiny sizes and one round, to see that it works."""
     out: Path = Path("runs/benchmarks/training_step.json")
@@ -60,9 +71,15 @@ def environment() -> SafetyEnvironment:
     return make_environment(Config().task, seed=0, action_repeat=Config().action_repeat)
 
 
-def build(members: int | None, *, smoke: bool = False, preset: str = "cpu") -> CERL:
-    """The agent of a preset (or of `--smoke`), its replay filled with random transitions."""
-    settings: dict[str, Any] = PRESETS[preset] | (SMOKE if smoke else {})
+def build(
+    members: int | None,
+    *,
+    smoke: bool = False,
+    preset: str = "cpu",
+    sizes: Mapping[str, int] | None = None,
+) -> CERL:
+    """A preset's agent (or `--smoke`'s), changed where asked, its replay full of random rows."""
+    settings: dict[str, Any] = PRESETS[preset] | (SMOKE if smoke else {}) | dict(sizes or {})
     settings["budget_share"] = BUDGET_SHARE
     if members:
         settings["members"] = members
@@ -175,6 +192,34 @@ def _row(
     }
 
 
+def sweep(options: Options) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of the table of sizes, at the preset's K and the most threads asked for."""
+    updates = ("model update", "policy update")
+    chosen = SWEEP[:2] if options.smoke else SWEEP
+    names = [", ".join(f"{k} {v}" for k, v in sizes.items()) or "the preset" for sizes in chosen]
+    runs = {
+        (name, part): run
+        for name, sizes in zip(names, chosen, strict=True)
+        for part, run in parts(build(None, smoke=options.smoke, sizes=sizes), UPDATES).items()
+        if part in updates
+    }
+    set_threads(max(options.threads))
+    times = interleave(runs, options.rounds)
+    set_threads(1)
+    rows = [
+        {"sizes": name}
+        | {f"{p}, ms": f"{1000 * spread(times[name, p]).median / UPDATES:.1f}" for p in updates}
+        | {f"{p}, in units of the preset": _ratio(times, name, names[0], p) for p in updates}
+        for name in names
+    ]
+    seconds = {f"{part}, {name}": values for (name, part), values in times.items()}
+    return rows, {"seconds": seconds, "updates": UPDATES}
+
+
+def _ratio(times: dict[tuple[str, str], list[float]], name: str, first: str, part: str) -> Spread:
+    return ratios(times[name, part], times[first, part])
+
+
 def break_down(options: Options) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The operations that take most of a model and a policy update, at the preset's K."""
     run = parts(build(None, smoke=options.smoke))
@@ -204,6 +249,11 @@ def main(options: Options) -> None:
     torch.set_num_threads(1)
     if options.smoke:
         options = dataclasses.replace(options, rounds=1, members=options.members[:2])
+    if options.sweep:
+        rows, results = sweep(options)
+        print(markdown(rows))
+        write(options.out, "training_step", dataclasses.asdict(options), results)
+        return
     rows, comparison = compare(options)
     print(markdown(rows), end="\n\n")
     rows, operations = break_down(options)

@@ -110,6 +110,13 @@ def test_a_recorded_product_keeps_its_layout_and_what_shared_memory_still_does(
     assert repeated[0].operands[0].address == repeated[1].operands[0].address
 
 
+def test_training_step_sweeps_over_sizes(tmp_path: Path) -> None:
+    printed, content = smoke("training_step", tmp_path / "sweep.json", "--sweep")
+    assert "| the preset |" in printed
+    assert "| batch_size 4 |" in printed
+    assert len(content["results"]["seconds"]) == 2 * 2
+
+
 def test_memory_looks_at_each_preset_and_over_a_soak(tmp_path: Path) -> None:
     printed, content = smoke("memory", tmp_path / "memory.json")
     assert [row["preset"] for row in content["results"]["presets"]] == ["cpu", "paper"]
