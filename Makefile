@@ -54,8 +54,10 @@ bench: ARGS = --compiled
 bench: setup ## time RSSM, updates and environments against their peers; look at memory
 	$(PIP) install --quiet "torch==$(TORCH)" -e '.[bench]'
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rssm_observe.py $(ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/behaviour_update.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rssm_observe.py --sweep --rounds 7
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/behaviour_update.py $(ARGS) --rounds 15
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training_step.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training_step.py --sweep
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/memory.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/environment_steps.py
 

@@ -50,8 +50,8 @@ class Options:
     """Numbers of CERL's members."""
     rounds: int = 9
     """Rounds in which each part of each contestant runs once."""
-    threads: int = 1
-    """Torch's threads."""
+    torch_threads: int = 1
+    """Torch's threads within an operation."""
     compiled: bool = False
     """TorchRL's compiled RSSM step and actor loss as well; takes minutes and a C++ compiler."""
     smoke: bool = False
@@ -142,7 +142,7 @@ def compare(options: Options) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def main(options: Options) -> None:
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.torch_threads)
     if options.smoke:
         options = dataclasses.replace(options, rounds=1)
     rows, results = compare(options)

@@ -56,16 +56,20 @@ class Options:
 
     rounds: int = 15
     """Rounds in which each contestant runs once."""
-    threads: int = 1
-    """Torch's threads."""
+    torch_threads: int = 1
+    """Torch's threads within an operation."""
     compiled: bool = False
     """TorchRL's compiled step as well; compiling takes a minute and a C++ compiler."""
     sweep: bool = False
     """Several sizes in place of one."""
     smoke: bool = False
     """Tiny sizes and one round, to see that it works."""
-    out: Path = Path("runs/benchmarks/rssm_observe.json")
-    """Where the results go."""
+    out: Path | None = None
+    """Where the results go; runs/benchmarks/rssm_observe.json by default, with --sweep rssm_observe_sweep.json."""
+
+    def destination(self) -> Path:
+        name = "rssm_observe_sweep" if self.sweep else "rssm_observe"
+        return self.out or Path(f"runs/benchmarks/{name}.json")
 
 
 class Data(NamedTuple):
@@ -220,7 +224,7 @@ def compare(sizes: Sizes, options: Options) -> tuple[list[dict[str, Any]], dict[
 
 
 def main(options: Options) -> None:
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.torch_threads)
     chosen = SWEEP if options.sweep else (Sizes(),)
     if options.smoke:
         chosen, options = (SMOKE,), dataclasses.replace(options, rounds=1)
@@ -232,7 +236,7 @@ def main(options: Options) -> None:
     print(markdown(rows))
     if not find_spec("torchrl"):
         print("\nTorchRL is not installed: pip install -e '.[bench]'")
-    write(options.out, "rssm_observe", dataclasses.asdict(options), results)
+    write(options.destination(), "rssm_observe", dataclasses.asdict(options), results)
 
 
 if __name__ == "__main__":

@@ -53,16 +53,20 @@ class Options:
 
     members: tuple[int, ...] = (1, 2, 5, 10, 20)
     """Numbers of members; the first is what the others are compared with."""
-    rounds: int = 7
+    rounds: int = 9
     """Rounds in which each part of each number of members runs once."""
     threads: tuple[int, ...] = (1, 2)
     """Threads for parts of an update that do not need each other; torch itself has one."""
     sweep: bool = False
-    """Several sizes of batch, sequence and model in place of numbers of members."""
+    """Several sizes in place of numbers of members, at the preset's K and the most threads."""
     smoke: bool = False
     """Tiny sizes and one round, to see that it works."""
-    out: Path = Path("runs/benchmarks/training_step.json")
-    """Where the results go."""
+    out: Path | None = None
+    """Where the results go; runs/benchmarks/training_step.json by default, with --sweep training_step_sweep.json."""
+
+    def destination(self) -> Path:
+        name = "training_step_sweep" if self.sweep else "training_step"
+        return self.out or Path(f"runs/benchmarks/{name}.json")
 
 
 @cache
@@ -151,42 +155,60 @@ def compare(options: Options) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     memory = peak_memories([{"members": k, "smoke": options.smoke} for k in options.members])
     peaks = dict(zip(options.members, memory, strict=True))
     runs = {
-        (members, part): run
+        (threads, members, part): partial(_on, threads, run)
         for members in options.members
         for part, run in parts(build(members, smoke=options.smoke), UPDATES).items()
+        for threads in options.threads
     }
-    rows, seconds = [], {}
-    for threads in options.threads:
-        set_threads(threads)
-        times = interleave(runs, options.rounds)
-        set_threads(1)
-        rows += [_row(times, threads, k, options.members[0], peaks[k]) for k in options.members]
-        seconds |= {
-            f"{part}, K = {members}, {threads} threads": values
-            for (members, part), values in times.items()
-        }
+    times = interleave(runs, options.rounds)
+    set_threads(1)
+    rows = [
+        _row(times, (threads, k), options.threads[0], options.members[0], peaks[k])
+        for threads in options.threads
+        for k in options.members
+    ]
+    seconds = {
+        f"{part}, K = {members}, {threads} threads": values
+        for (threads, members, part), values in times.items()
+    }
     return rows, {"seconds": seconds, "updates": UPDATES, "peak_memory_mib": peaks}
 
 
+def _on(threads: int, run: Callable[[], object]) -> None:
+    set_threads(threads)
+    run()
+
+
 def _row(
-    times: dict[tuple[int, str], list[float]], threads: int, members: int, first: int, peak: float
+    times: dict[tuple[int, int, str], list[float]],
+    which: tuple[int, int],
+    first_threads: int,
+    first_members: int,
+    peak: float,
 ) -> dict[str, Any]:
-    def both(k: int) -> list[float]:
-        pair = times[k, "model update"], times[k, "policy update"]
+    """One number of threads and of members, `which`, beside the first of either."""
+    threads, members = which
+
+    def both(threads: int, members: int) -> list[float]:
+        pair = times[threads, members, "model update"], times[threads, members, "policy update"]
         return [a + b for a, b in zip(*pair, strict=True)]
 
     def milliseconds(part: str, count: int) -> str:
-        return f"{1000 * spread(times[members, part]).median / count:.1f}"
+        return f"{1000 * spread(times[threads, members, part]).median / count:.1f}"
 
+    ours = both(threads, members)
     return {
         "threads": threads,
         "K": members,
         "model update, ms": milliseconds("model update", UPDATES),
         "policy update, ms": milliseconds("policy update", UPDATES),
         "start states, ms": milliseconds("start states", 1),
-        f"both updates, in units of K = {first}": ratios(both(members), both(first)),
+        f"both updates, in units of K = {first_members}": ratios(
+            ours, both(threads, first_members)
+        ),
+        f"in units of {first_threads} thread": ratios(ours, both(first_threads, members)),
         "log_prior's share of the model update": ratios(
-            times[members, "log_prior"], times[members, "model update"]
+            times[threads, members, "log_prior"], times[threads, members, "model update"]
         ),
         "peak memory, MiB": f"{peak:.0f}",
     }
@@ -252,14 +274,14 @@ def main(options: Options) -> None:
     if options.sweep:
         rows, results = sweep(options)
         print(markdown(rows))
-        write(options.out, "training_step", dataclasses.asdict(options), results)
+        write(options.destination(), "training_step", dataclasses.asdict(options), results)
         return
     rows, comparison = compare(options)
     print(markdown(rows), end="\n\n")
     rows, operations = break_down(options)
     print(markdown(rows))
     results = {**comparison, "operations": operations}
-    write(options.out, "training_step", dataclasses.asdict(options), results)
+    write(options.destination(), "training_step", dataclasses.asdict(options), results)
 
 
 if __name__ == "__main__":

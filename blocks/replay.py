@@ -76,7 +76,9 @@ class SequenceReplay:
         given = (observation, action, reward, cost, is_first, terminated)
         with np.errstate(over="ignore"):  # what overflows is refused below
             row = [
-                np.asarray(value, dtype=array.dtype)
+                np.asarray(
+                    value.detach().cpu() if isinstance(value, Tensor) else value, array.dtype
+                )
                 for value, array in zip(given, self._arrays, strict=True)
             ]
         for name, value, array in zip(Transitions._fields, row, self._arrays, strict=False):

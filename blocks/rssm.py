@@ -40,7 +40,7 @@ def _bias(columns: int, value: float = 0.0) -> nn.Parameter:
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``x @ weight + bias``, in one kernel where torch has one for their number of axes."""
-    if x.dim() == weight.dim() == 2:
+    if x.dim() == weight.dim() == 2 and bias.shape[:-1].numel() in (1, len(x)):
         return torch.addmm(bias, x, weight)
     if x.dim() == weight.dim() == 3 and len(x) == len(weight):
         return torch.baddbmm(bias, x, weight)
@@ -164,16 +164,18 @@ class RSSM(nn.Module):
         """
         weights = dict(self.dynamics.named_parameters())
         batch, steps = embeds.shape[:-2], embeds.shape[-2]
+        rows = math.prod(batch)
         state = self.initial(*batch) if initial is None else initial
-        state = State(*(x.expand(*batch, -1).reshape(-1, x.shape[-1]) for x in state))
+        state = State(*(x.expand(*batch, -1).reshape(rows, x.shape[-1]) for x in state))
         # What is known ahead of the recurrence is projected once, for all steps together.
         keep = (~is_first).to(embeds.dtype).unsqueeze(-1)
         inputs = (actions * keep) @ weights["action_weight"] + weights["input_bias"]
         observed = self.posterior_embed(embeds)
         inputs, observed, keep = (
-            x.reshape(-1, *x.shape[-2:]).unbind(1) for x in (inputs, observed, keep)
+            x.reshape(rows, *x.shape[-2:]).unbind(1) for x in (inputs, observed, keep)
         )
-        noise = self.latent.noise((steps, *batch, self.stoch), generator).to(embeds).flatten(1, -2)
+        noise = self.latent.noise((steps, *batch, self.stoch), generator).to(embeds)
+        noise = noise.view(steps, rows, self.stoch)
         deter_weight, head = self.posterior_deter.weight.T, self.posterior_statistics
         head_weight = head.weight.T
         deters, stochs, statistics = [], [], []
@@ -187,7 +189,8 @@ class RSSM(nn.Module):
             deters.append(deter)
             stochs.append(stoch)
         deter, stoch, outputs = (
-            torch.stack(x, 1).view(*batch, steps, -1) for x in (deters, stochs, statistics)
+            torch.stack(x, 1).view(*batch, steps, x[0].shape[-1])
+            for x in (deters, stochs, statistics)
         )
         posterior = self.latent.from_statistics(outputs)
         # The prior head is outside the recurrence: one product for the whole sequence.

@@ -39,9 +39,17 @@ def set_threads(count: int) -> None:
 def side_by_side(*functions: Callable[[], Any]) -> tuple[Any, ...]:
     """Call all functions and return their results, in order.
 
-    They may read what they share, also one autograd graph, and may not write to it; a ``.grad``
-    may be accumulated by at most two of them. Random numbers are drawn beforehand, since nothing
-    is said about which function comes first. Within a function everything runs in its own thread.
+    They may read what they share, also one autograd graph, and may not write to it. To the same
+    ``.grad`` at most two of them may add, and only to an empty one: a sum of three depends on its
+    order. At most one may use Pyro, whose handlers are global. Random numbers are drawn beforehand,
+    since nothing is said about which function comes first. Of torch's state that is kept for each
+    thread only the grad mode is handed on (not autocast or inference mode).
+
+    Args:
+        functions: called without arguments, the first on the calling thread.
+
+    Returns:
+        What they return, in the order of the functions.
 
     Raises:
         Exception: the first function's that failed, after all have ended.
@@ -49,7 +57,7 @@ def side_by_side(*functions: Callable[[], Any]) -> tuple[Any, ...]:
     >>> side_by_side(lambda: 1 + 1, lambda: "two")
     (2, 'two')
     """
-    if _executor is None or hasattr(_worker, "entered"):
+    if not functions or _executor is None or hasattr(_worker, "entered"):
         return tuple(function() for function in functions)
     grad_enabled = torch.is_grad_enabled()  # torch keeps it for each thread
     first, *others = functions

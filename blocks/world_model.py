@@ -36,7 +36,9 @@ class WorldModelLoss(NamedTuple):
     def backward(self) -> None:
         """Gradients of the total: the members' transitions beside everything else.
 
-        The members learn from filtered states as they are, so the two have no path in common.
+        The members learn from filtered states as they are, so the two have nothing in common but
+        the members' parameters, to which each adds once: with other gradients there beforehand
+        the last bit depends on which comes first.
         """
         others = self.observation + self.reward + self.cost + self.kl - self.log_prior
         side_by_side(others.backward, self.transition.backward)
@@ -150,7 +152,7 @@ class WorldModel(nn.Module):
         arrived = (~data.is_first).to(data.reward.dtype)
         share = self.share(data.row) * arrived
 
-        def others() -> tuple[Tensor, ...]:
+        def others() -> tuple[Tensor, ...]:  # the one that uses Pyro, in `log_prior`
             return (
                 *self._decoding_losses(out.state.feat, data, arrived),
                 self._cost_loss(out.state.feat, data, weights, share),

@@ -29,7 +29,8 @@ class Config:
     profile: bool = False
     """Print each part's share of the time at the end, and write a trace of one iterate."""
     threads: int = 2
-    """Threads for parts of an update that do not need each other; the results are the same."""
+    """Threads for parts of an update that do not need each other; a third has nothing to do. The
+    results are the same."""
 
     steps: int = 100_000
     """Environment steps, prefill included."""

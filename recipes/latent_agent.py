@@ -18,6 +18,7 @@ class LatentAgent:
         STATEFUL: names of the attributes that a checkpoint holds.
         generator: source of all noise.
         return_scale: running range of the returns.
+        state, last_action: where the episode's filtering stands, ``[1, ...]``.
     """
 
     STATEFUL: tuple[str, ...]
@@ -27,10 +28,12 @@ class LatentAgent:
     replay: SequenceReplay
     generator: torch.Generator
     return_scale: float
+    state: State
+    last_action: torch.Tensor
 
     def start_episode(self) -> None:
         """Begin to filter a new episode."""
-        self.belief = self.model.rssm.initial(1)
+        self.state = self.model.rssm.initial(1)
         self.last_action = torch.zeros(1, self.actor.action)
 
     @torch.no_grad()
@@ -38,12 +41,12 @@ class LatentAgent:
         """Filter one observation and choose an action; ``scale`` 0 gives the mean action."""
         rssm = self.model.rssm
         embed = self.model.embed(torch.from_numpy(observation).unsqueeze(0))
-        deter, _ = rssm.transition(self.belief, self.last_action)
+        deter, _ = rssm.transition(self.state, self.last_action)
         posterior = rssm.posterior(deter, embed)
-        self.belief = State(
+        self.state = State(
             deter, posterior.rsample(posterior.noise((1, rssm.stoch), self.generator))
         )
-        feat = self.belief.feat
+        feat = self.state.feat
         if scale:
             noise = torch.randn(1, self.actor.action, generator=self.generator)
             action = self.actor.sample(feat, noise, scale=scale).action

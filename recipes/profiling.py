@@ -1,12 +1,12 @@
 """`--profile`: where a run's time goes, part by part, and a trace of one iterate.
 
-The shares are wall time of the main thread over the whole run, each part without the parts inside
-it. The trace holds every operation of one iterate on all threads: open it in chrome://tracing or
-https://ui.perfetto.dev. Recording slows that one iterate down, so the shares leave it out.
+The shares are wall time of the main thread, from where this process began, each part without the
+parts inside it. The trace holds every operation of one iterate on all threads: open it in
+chrome://tracing or https://ui.perfetto.dev. Recording slows that iterate down, so the shares leave
+it out.
 """
 
 import functools
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -17,10 +17,9 @@ from typing import Any
 import rich
 import torch
 from rich.table import Table
+from run_folder import write_json
+from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile, record_function
-
-TRACED_ITERATE = 1
-"""The first one after the phase that learns from the prefill."""
 
 PARTS = {
     "environment": ("environment.reset", "environment.step"),
@@ -58,7 +57,7 @@ class Profile:
         self._folder = folder
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._within: list[float] = []  # of each open part: seconds that parts within it took
-        self._traced_seconds = 0.0
+        self._traced, self._traced_seconds = False, 0.0
         self._timing = True
         self._begun = time.perf_counter()
         if folder:
@@ -68,15 +67,17 @@ class Profile:
 
     @contextmanager
     def iterate(self, index: int) -> Iterator[None]:
-        """Around one iterate of the run; the trace is of one of them."""
-        if not self._folder or index != TRACED_ITERATE:
+        """Around one iterate of the run; the trace is of the first that learns from an episode."""
+        if not self._folder or self._traced or index < 1:  # the prefill learns nothing
             yield
             return
+        self._traced = True
         begun, self._timing = time.perf_counter(), False
         activities = [ProfilerActivity.CPU]
         if torch.cuda.is_available():
             activities.append(ProfilerActivity.CUDA)
-        with profile(activities=activities) as profiler:
+        all_threads = _ExperimentalConfig(profile_all_threads=True)
+        with profile(activities=activities, experimental_config=all_threads) as profiler:
             yield
         profiler.export_chrome_trace(str(self._folder / "trace.json.gz"))
         self._timing = True
@@ -90,7 +91,7 @@ class Profile:
         seconds = self._seconds | {OTHER: total - sum(self._seconds.values())}
         shares = {part: value / total for part, value in seconds.items()}
         content = {"seconds": seconds, "shares": shares}
-        (self._folder / "profile.json").write_text(json.dumps(content, indent=2) + "\n")
+        write_json(self._folder / "profile.json", content)
         table = Table("part", "seconds", "share", title="where the time went")
         for part, value in sorted(seconds.items(), key=lambda item: -item[1]):
             table.add_row(part, f"{value:.1f}", f"{shares[part]:.1%}")

@@ -285,6 +285,13 @@ def test_one_nan_among_good_numbers_is_enough() -> None:
     assert len(replay) == 0
 
 
+def test_a_tensor_may_come_with_its_graph() -> None:
+    replay = SequenceReplay(4, observation_shape=(2,), action=1)
+    observation = torch.ones(2, requires_grad=True) * 3
+    replay.add(observation, torch.zeros(1), reward=0.0, cost=0.0, is_first=True)
+    assert torch.equal(replay.observations, torch.tensor([[3.0, 3.0]]))
+
+
 def test_a_number_too_large_for_the_store_is_refused() -> None:
     replay = make()
     row = fields(0)

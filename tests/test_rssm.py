@@ -198,10 +198,21 @@ def test_what_all_share_may_be_given_once() -> None:
         for initial in (one, all_of_them)
     ]
     torch.testing.assert_close(out[0].state, out[1].state)
+    action = torch.randn(3, ACTION)
+    torch.testing.assert_close(
+        rssm.transition(one, action)[0], rssm.transition(all_of_them, action)[0]
+    )
     weights, state, action = stacked(rssm, 4), start(1, 3), torch.randn(1, 3, ACTION)
     shared, _ = rssm.transition(state, action, weights)
     each = State(*(x.expand(4, -1, -1) for x in state))
     torch.testing.assert_close(shared, rssm.transition(each, action.expand(4, -1, -1), weights)[0])
+
+
+@pytest.mark.parametrize("batch", [(), (0,), (2, 0)])
+def test_a_single_sequence_and_no_sequence_at_all(batch: tuple[int, ...]) -> None:
+    out = make().observe(*sequence(*batch, 5))
+    assert out.state.deter.shape == (*batch, 5, DETER)
+    assert out.state.stoch.shape == (*batch, 5, STOCH)
 
 
 def sequence_of_three() -> tuple[Tensor, Tensor, Tensor]:

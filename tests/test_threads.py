@@ -1,4 +1,5 @@
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -31,6 +32,23 @@ def test_results_come_in_order_also_of_more_functions_than_threads(threads: int)
     assert side_by_side(*(lambda n=n: n for n in range(7))) == tuple(range(7))
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_function_is_no_result(threads: int) -> None:
+    set_threads(threads)
+    assert side_by_side() == ()
+
+
+def test_two_backward_passes_may_add_to_one_gradient() -> None:
+    weight = nn.Parameter(torch.randn(300, 300))
+    losses = [(weight * torch.randn(300, 300)).sin().sum() for _ in range(2)]
+    expected = sum(torch.autograd.grad(x, weight, retain_graph=True)[0] for x in losses)
+    set_threads(2)
+    for _ in range(20):
+        weight.grad = None
+        side_by_side(*(lambda x=x: x.backward(retain_graph=True) for x in losses))
+        assert torch.equal(weight.grad, expected)
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 def test_functions_may_call_side_by_side_themselves(threads: int) -> None:
     set_threads(threads)
@@ -46,12 +64,18 @@ def test_functions_may_call_side_by_side_themselves(threads: int) -> None:
 @pytest.mark.parametrize("failing", [0, 1])
 def test_an_error_arrives_after_all_have_ended(failing: int) -> None:
     set_threads(2)
-    ended = threading.Event()
+    failed, ended = threading.Event(), threading.Event()
 
     def fail() -> None:
+        failed.set()
         raise ZeroDivisionError("one of them")
 
-    functions = [fail, ended.set] if failing == 0 else [ended.set, fail]
+    def end_later() -> None:
+        assert failed.wait(20)
+        time.sleep(0.2)
+        ended.set()
+
+    functions = [fail, end_later] if failing == 0 else [end_later, fail]
     with pytest.raises(ZeroDivisionError, match="one of them"):
         side_by_side(*functions)
     assert ended.is_set()

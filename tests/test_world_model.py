@@ -16,6 +16,7 @@ from blocks.ensemble_posterior import EnsemblePosterior, Family
 from blocks.latents import Categorical, Gaussian, Latent
 from blocks.normalizer import Normalizer
 from blocks.rssm import RSSM
+from blocks.threads import set_threads
 from blocks.types import State, Transitions
 from blocks.world_model import WorldModel
 
@@ -423,3 +424,18 @@ def test_members_disagree_before_they_have_seen_data() -> None:
     cost = model.cost(torch.randn(50, FEAT), model.parameter_posterior.sample())
     assert (cost.std(0) > 0).all()
     assert model.members == 5
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("family", ["particles", "stein", "mean_field", "point"])
+def test_the_losses_backward_is_that_of_their_total(family: Family, threads: int) -> None:
+    models = [make(family=family), make(family=family)]
+    losses = [m.loss(system(), data_size=1000, generator=generator()) for m in models]
+    losses[0].total.backward()
+    set_threads(threads)
+    try:
+        losses[1].backward()
+    finally:
+        set_threads(1)
+    for one, other in zip(*(m.parameters() for m in models), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
