@@ -65,7 +65,7 @@ class Options:
     smoke: bool = False
     """Tiny sizes and one round, to see that it works."""
     out: Path | None = None
-    """Where the results go; runs/benchmarks/rssm_observe.json by default, with --sweep rssm_observe_sweep.json."""
+    """Where the results go; runs/benchmarks/rssm_observe[_sweep].json by default."""
 
     def destination(self) -> Path:
         name = "rssm_observe_sweep" if self.sweep else "rssm_observe"

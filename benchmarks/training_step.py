@@ -62,7 +62,7 @@ class Options:
     smoke: bool = False
     """Tiny sizes and one round, to see that it works."""
     out: Path | None = None
-    """Where the results go; runs/benchmarks/training_step.json by default, with --sweep training_step_sweep.json."""
+    """Where the results go; runs/benchmarks/training_step[_sweep].json by default."""
 
     def destination(self) -> Path:
         name = "training_step_sweep" if self.sweep else "training_step"

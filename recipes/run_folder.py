@@ -5,6 +5,7 @@
     tensorboard/       the same numbers for TensorBoard
     checkpoints/       the newest two, each written atomically
     summary.json       the headline figures, once the run has ended
+    profile.json, trace.json.gz    with --profile
 
 A checkpoint remembers how long `metrics.jsonl` was, so a resumed run cuts the file back to exactly
 what its checkpoint knew: no line is lost and none is there twice.
