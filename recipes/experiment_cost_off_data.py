@@ -16,10 +16,11 @@ from typing import Any
 import rich
 import torch
 import tyro
+from atomic_files import RunError
 from cerl_config import Config, config_from_json
 from cerl_full import CERL
 from rich.table import Table
-from run_folder import RunError, RunFolder
+from run_folder import RunFolder
 from static_dataset import recorded_replay
 
 from blocks import SequenceReplay, make_environment

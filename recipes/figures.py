@@ -8,7 +8,8 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from run_folder import RunError, RunFolder
+from atomic_files import RunError
+from run_folder import RunFolder
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -16,8 +16,8 @@ from typing import Any
 
 import rich
 import torch
+from atomic_files import write_json
 from rich.table import Table
-from run_folder import write_json
 from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile, record_function
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import jinja2
 import tyro
+from atomic_files import RunError
 from command_line import read_command_line
 from report_data import LeftOut, read_runs
 from report_figures import (
@@ -33,7 +34,6 @@ from report_pairs import COMPARED, Pairs, compare
 from report_references import SG6
 from report_statistics import RESAMPLES
 from report_tables import pooled_table, published_table, task_table, write_csv
-from run_folder import RunError
 
 TEMPLATES = Path(__file__).parent
 

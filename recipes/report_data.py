@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from run_folder import DESCRIPTION, MAY_DIFFER, RunError, RunFolder
+from atomic_files import RunError, read_json
+from run_folder import DESCRIPTION, MAY_DIFFER, RunFolder
 
 A_RUN_HOLDS = ("config.json", "metrics.jsonl", "summary.json")
 COUNTS = (
@@ -120,7 +121,7 @@ def _beneath(folder: Path) -> list[Path]:
 def _read_run(path: Path, by_commit: bool) -> Run:
     """One run; a RunError says why it cannot be counted."""
     if path.is_file():
-        summary = _mapping(RunFolder(path.parent).read_summary(path.name), path.name)
+        summary = _mapping(read_json(path), path.name)
         settings = {key: summary.get(key) for key in ("members", "guard_share")}
         figures = _figures(summary)
         return _run(path, summary, figures["environment_steps"], settings, "", figures, None)

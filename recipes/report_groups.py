@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
+from atomic_files import RunError
 from report_data import Run
-from run_folder import RunError
 
 
 @dataclass(frozen=True)

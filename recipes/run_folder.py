@@ -20,11 +20,11 @@ import time
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from atomic_files import RunError, read_json, to_json, write_atomically, write_json
 from provenance import git_commit, hardware, installed_versions
 
 DESCRIPTION = ("recipe", "versions", "commit", "hardware")  # in config.json, not hyper-parameters
@@ -33,10 +33,6 @@ MAY_DIFFER = ("out", "resume", "threads", "profile")
 KEPT_CHECKPOINTS = 2
 PLAIN_TYPES = (type(None), bool, int, float, str, bytes)
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-
-
-class RunError(ValueError):
-    """Something is wrong with a run's folder; the message is one line for the user."""
 
 
 class RunFolder:
@@ -99,14 +95,14 @@ class RunFolder:
 
     def check_config(self, config: dict[str, Any]) -> None:
         """Raise RunError, naming the fields, if this run was made with another `config`."""
-        differing = _differences(self.read_config(), json.loads(_json(config)))
+        differing = _differences(self.read_config(), json.loads(to_json(config)))
         if differing:
             raise RunError(f"{self.path} was made with another configuration: {differing}")
 
     def log(self, kind: str, step: int, **metrics: float | int | str | bool) -> None:
         """Append one line to metrics.jsonl, and the numbers to TensorBoard as `kind/name`."""
         line = {"kind": kind, "step": step, "time": round(time.time(), 3), **metrics}
-        written = _json(line).encode() + b"\n"
+        written = to_json(line).encode() + b"\n"
         try:
             if self._metrics is None:
                 self._metrics = (self.path / "metrics.jsonl").open("ab", buffering=0)
@@ -141,8 +137,8 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_json(self.path / "summary.json", summary)
 
-    def read_summary(self, name: str = "summary.json") -> dict[str, Any]:
-        return read_json(self.path / name)
+    def read_summary(self) -> dict[str, Any]:
+        return read_json(self.path / "summary.json")
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints, newest first."""
@@ -158,9 +154,9 @@ class RunFolder:
             "state": state,
             "step": step,
             "metrics_bytes": metrics.stat().st_size,
-            "config": _json(_hyper_parameters(self.read_config())),
+            "config": to_json(_hyper_parameters(self.read_config())),
         }
-        _write_atomically(
+        write_atomically(
             self.path / "checkpoints" / f"step-{step:012d}.pt", lambda file: torch.save(known, file)
         )
         for old in self.checkpoints()[KEPT_CHECKPOINTS:]:
@@ -251,55 +247,3 @@ def _require_loadable(value: Any, name: str) -> None:
             f"{name} is a {type(value).__name__}, which a checkpoint cannot hold: "
             "use tensors, numbers, strings, and dicts, lists or tuples of these"
         )
-
-
-def _json(value: Any) -> str:
-    return json.dumps(_plain(value), allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    """`value` as JSON can hold it: tuples as lists, paths and non-finite numbers as strings."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "item"):  # a NumPy or torch scalar
-        return _plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """What a JSON file holds; RunError if it cannot be read."""
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {file}: {error}") from error
-
-
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write atomically: at any moment `file` is the old or the new whole."""
-    text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
-    _write_atomically(file, lambda stream: stream.write(text.encode()))
-
-
-def _write_atomically(file: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write through a temporary file, so that `file` is at any moment the old or the new whole."""
-    temporary = file.with_name(f".writing{file.suffix}")
-    try:
-        with temporary.open("wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-        folder = os.open(file.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
-        temporary.unlink(missing_ok=True)
-        if isinstance(error.__context__, KeyboardInterrupt):  # and a Ctrl-C as well
-            raise error.__context__ from None
-        raise RunError(f"cannot write {file}: {error}".splitlines()[0]) from error

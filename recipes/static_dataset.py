@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from atomic_files import RunError
 from cerl_config import Config, config_from_json
-from run_folder import RunError, RunFolder
+from run_folder import RunFolder
 from torch import Tensor
 
 from blocks import SequenceReplay, Transitions

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from run_folder import RunError, read_json, write_json
+from atomic_files import RunError, read_json, write_json
 from studies import Study
 from study_runs import RunState
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
-from run_folder import RunError, RunFolder
+from atomic_files import RunError
+from run_folder import RunFolder
 
 from blocks import EpisodeRecord, safety_summary
 

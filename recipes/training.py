@@ -15,12 +15,13 @@ from typing import Any, Self
 
 import rich
 import torch
+from atomic_files import RunError
 from cerl_config import Config, parse, to_json
 from episode import Agent, run_episode
 from profiling import Profile
 from progress import Progress, headline_table
 from results import log_episode, log_iterate, safety_of, write_results
-from run_folder import RunError, RunFolder
+from run_folder import RunFolder
 
 from blocks import BudgetGuard, EpisodeRecord, make_environment, set_threads
 from blocks.environments import SafetyEnvironment

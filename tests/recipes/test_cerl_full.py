@@ -2,17 +2,14 @@
 
 import gzip
 import json
-import os
 import random
 import runpy
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import defaultdict
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +21,8 @@ import torch
 import training
 from cerl_config import SMOKE, Config
 from episode import run_episode
+from processes import finish
+from processes import launch as launch_script
 from profiling import OTHER, PARTS
 
 from blocks import BudgetGuard, EpisodeRecord, make_environment
@@ -92,24 +91,8 @@ def start(
 
 def launch(script: Path, *arguments: object, video: bool = False) -> subprocess.Popen[str]:
     """A recipe in a process of its own; drawing a video is a third of a smoke run's time."""
-    return subprocess.Popen(
-        [sys.executable, str(script), *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | ({} if video else {"MUJOCO_GL": "disabled"}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # What a shell runs in the background, and its children, would ignore the interrupt.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
-    try:
-        out, err = process.communicate(timeout=250)
-    finally:
-        process.kill()
-    assert process.returncode == code, err[-2000:]
-    return out, err
+    no_video = {} if video else {"MUJOCO_GL": "disabled"}
+    return launch_script(script, *arguments, environment=no_video)
 
 
 def refused(process: subprocess.Popen[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import static_dataset
 import torch
+from atomic_files import RunError
 from experiment_rssm_static_dataset import Options, acceptance, main
 from open_loop import (
     SIGNALS,
@@ -27,7 +28,6 @@ from open_loop import (
     training_mean,
     truth,
 )
-from run_folder import RunError
 from static_dataset import collect, read_dataset
 from torch import Tensor
 

@@ -13,8 +13,9 @@ import imageio_ffmpeg
 import matplotlib.colors
 import numpy as np
 import pytest
+from atomic_files import RunError
 from figures import calibration_figure, learning_figure, write_video
-from run_folder import RunError, RunFolder
+from run_folder import RunFolder
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import report_figures
 import report_statistics
 import report_tables
 import run_folder
+from atomic_files import RunError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from report import Options, write_report
@@ -25,7 +26,7 @@ from report_notes import notes
 from report_pairs import compare
 from report_references import UNCONSTRAINED_PPO, normalised_return, normalised_violation
 from report_statistics import band, improvement, interquartile_mean, rate
-from run_folder import RunError, RunFolder
+from run_folder import RunFolder
 from scipy.stats import mannwhitneyu
 
 from blocks import EpisodeRecord, safety_summary

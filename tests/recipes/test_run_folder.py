@@ -16,7 +16,8 @@ import numpy as np
 import provenance
 import pytest
 import torch
-from run_folder import RunError, RunFolder
+from atomic_files import RunError
+from run_folder import RunFolder
 
 CONFIG = {"task": "Task-v0", "seed": 3, "episode_budget": 25.0, "members": 5, "layers": (8, 8)}
 
@@ -266,7 +267,8 @@ def test_a_failed_save_leaves_the_checkpoint_before(run: RunFolder) -> None:
 import resource, sys
 from pathlib import Path
 import torch
-from run_folder import RunError, RunFolder
+from atomic_files import RunError
+from run_folder import RunFolder
 run = RunFolder.open(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:

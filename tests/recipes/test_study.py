@@ -8,17 +8,17 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import study
+from atomic_files import RunError
+from processes import finish
+from processes import launch as launch_script
 from rich.console import Console
-from run_folder import RunError
 from studies import STUDIES, Study
 from study_folder import working_in, write_states
 from study_runs import Ended, PlannedRun, RunState, Seen, look
@@ -108,30 +108,7 @@ def conduct(arguments: Iterable[object]) -> int:
 
 
 def launch(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [
-            sys.executable,
-            str(RECIPES / "study.py"),
-            "ablations",
-            "--no-report",
-            *map(str, arguments),
-        ],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # What a shell runs in the background, and its children, would ignore the interrupt.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
-    try:
-        out, err = process.communicate(timeout=250)
-    finally:
-        process.kill()
-    assert process.returncode == code, err[-2000:]
-    return out, err
+    return launch_script(RECIPES / "study.py", "ablations", "--no-report", *arguments)
 
 
 def refused(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> str:
