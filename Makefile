@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NO_DEPS := safety-gymnasium==1.0.0 gymnasium-robotics==1.2.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup cerl bench test lint types notebooks test-environments clean
+.PHONY: help setup cerl model-free bench test test-model-free lint types notebooks test-environments clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -49,6 +49,15 @@ install-torch:
 cerl: setup ## train CERL on the default task; e.g. make cerl ARGS="--seed 1"
 	$(BIN)/python recipes/cerl_full.py $(ARGS)
 
+# OmniSafe, as above, without its own pins.
+$(VENV)/.model-free: $(VENV)/.stamp
+	$(PIP) install --quiet "torch==$(TORCH)" -e '.[environments,recipes,model-free]'
+	$(PIP) install --quiet --no-deps omnisafe==0.5.0
+	@touch $@
+
+model-free: $(VENV)/.model-free ## train OmniSafe's PPO-Lagrangian; e.g. make model-free ARGS="--seed 1"
+	$(BIN)/python recipes/reference_ppo_lagrangian.py $(ARGS)
+
 # TorchRL's rows of --compiled need a C++ compiler; without it: make bench ARGS=
 bench: ARGS = --compiled
 bench: setup ## time RSSM, updates and environments against their peers; look at memory
@@ -63,6 +72,9 @@ bench: setup ## time RSSM, updates and environments against their peers; look at
 
 test: setup ## run the fast tests; e.g. make test ARGS="-m slow"
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-model-free: $(VENV)/.model-free ## test the model-free reference, with OmniSafe
+	$(BIN)/python -m pytest $(ARGS) tests/recipes/test_reference_ppo_lagrangian.py
 
 lint: setup ## ruff (lint and format) and the import contracts
 	$(BIN)/ruff check .

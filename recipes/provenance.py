@@ -9,7 +9,10 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("torch", "pyro-ppl", "numpy", "gymnasium", "mujoco", "safety-gymnasium")
+PACKAGES = (
+    *("torch", "pyro-ppl", "numpy", "gymnasium", "mujoco", "safety-gymnasium"),
+    "omnisafe",  # where recipes are compared with its algorithms
+)
 
 
 def installed_versions() -> dict[str, str | None]:

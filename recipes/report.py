@@ -121,7 +121,7 @@ def _figures(task: str, groups: list[Group], look: dict[str, Style]) -> list[dic
 def _pair_figures(pairs: Sequence[Pairs], task: str) -> list[dict[str, str]]:
     return [
         _figure(
-            f"Probability of a {COMPARED[figure]} after {same.steps:,} steps",
+            f"Probability of {COMPARED[figure]} after {same.steps:,} steps",
             task,
             improvement_figure(same.names, found, COMPARED[figure]),
         )

@@ -8,7 +8,11 @@ from report_groups import Group
 from report_statistics import Estimate, improvement
 from report_tables import Cell, Row, shown
 
-COMPARED = {"final_return": "higher final return", "cost_rate": "lower cost rate"}
+COMPARED = {
+    "final_return": "higher final return",
+    "policy_violations": "fewer policy violations",
+    "cost_rate": "lower cost rate",
+}
 """What recipes are compared on, and which way is better."""
 
 

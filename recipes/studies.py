@@ -26,6 +26,8 @@ OPEN_QUESTIONS = (
     *("ablation_point_ensemble", "ablation_single_model"),
 )
 """LBSGD against other optimisers, and a Bayesian posterior against none: left open by the paper."""
+MODEL_FREE = ("reference_ppo_lagrangian",)
+"""By a library, at its own number of steps."""
 Setting = bool | int | float | str | tuple[int | float | str, ...]
 BY_THE_STUDY = ("task", "seed", "out", "resume", "threads")
 """Settings of a run that the study itself decides."""
@@ -110,6 +112,7 @@ STUDIES = {
     # 30,000 steps are where the recipes already differ, in a third of the time.
     "ablations": Study(recipes=KNOWN_RECIPES, settings={"steps": 30_000, **NO_GUARD}),
     "open_questions": Study(recipes=("cerl_full", *OPEN_QUESTIONS), settings=NO_GUARD),
+    "model_free": Study(recipes=MODEL_FREE),
 }
 
 
@@ -167,9 +170,10 @@ def _require_each_once(name: str, values: Sequence[str | int]) -> None:
 
 
 def _require_recipe(recipe: str) -> None:
-    known = script_of(recipe).is_file() if recipe.endswith(".py") else recipe in KNOWN_RECIPES
+    names = (*KNOWN_RECIPES, *MODEL_FREE)
+    known = script_of(recipe).is_file() if recipe.endswith(".py") else recipe in names
     if not known:
-        allowed = f"{', '.join(KNOWN_RECIPES)}, or the path of a script that ends in .py"
+        allowed = f"{', '.join(names)}, or the path of a script that ends in .py"
         raise ValueError(_refusal("recipes", recipe, allowed))
 
 

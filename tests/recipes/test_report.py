@@ -277,6 +277,18 @@ def test_recipes_are_compared_over_their_common_tasks(write: Write, tmp_path: Pa
     assert row["higher final return"] == ("0.25", "0.25 to 0.25")
 
 
+def test_fewer_violations_and_less_cost_are_better(write: Write, tmp_path: Path) -> None:
+    for seed in range(2):
+        write(f"a{seed}", seed=seed)
+        write(f"b{seed}", seed=seed, recipe="other", costs=(5.0,) * (EPISODES - 1) + (30.0,))
+    (rows_,) = group_runs(read_runs([tmp_path])[0]).values()
+    (pairs,) = compare([[group] for group in rows_])
+    for figure in ("policy_violations", "cost_rate"):
+        assert pairs.better[figure][0, 1].value == 1.0
+        assert pairs.better[figure][1, 0].value == 0.0
+    assert pairs.table()[0]["fewer policy violations"].text == "1.00"
+
+
 hyper_parameters = st.dictionaries(st.sampled_from("abcd"), st.sampled_from([0, 1, 1.5, "x", [2]]))
 
 
@@ -562,7 +574,7 @@ def test_the_page_in_a_browser(browser: Any, write: Write, tmp_path: Path) -> No
     )
     assert browser.get_log("browser") == []
     assert state.rows == [1, len(recipes)]
-    assert len(state.widths) == 3 + 5  # curves of return and cost, scatter; and two of pairs
+    assert len(state.widths) == 3 + 6  # curves of return and cost, scatter; and three of pairs
     assert min(state.widths) > 0
     assert all(state.alts)
     assert state.pairs == len(recipes) * (len(recipes) - 1) / 2

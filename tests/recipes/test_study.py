@@ -206,7 +206,7 @@ def test_the_named_studies_can_run() -> None:
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
-        ("ablation", "study: got ablation; allowed: ablations, open_questions."),
+        ("ablation", "study: got ablation; allowed: ablations, open_questions, model_free."),
         ("ablations --recipes cerl", "recipes: got cerl; allowed: cerl_full, ablation_"),
         ("ablations --recipes no.py", "recipes: got no.py; allowed: cerl_full"),
         (

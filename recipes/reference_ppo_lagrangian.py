@@ -1,0 +1,277 @@
+"""PPO-Lagrangian by OmniSafe: the model-free reference for CERL's sample efficiency.
+
+OmniSafe's algorithm, environments and default settings; ours are the counting, over every
+environment step, and the run's folder. An iterate is an epoch: the episodes in which one policy
+acted. The final evaluation is that of the other recipes: by the mean action, in episodes of its
+own. OmniSafe does not clip actions to their bounds, which on velocity tasks costs return while it
+learns.
+
+    make model-free ARGS="--task SafetyHalfCheetahVelocity-v1 --seed 0"
+
+OmniSafe cannot go on where it was stopped: a run that is killed has to begin again.
+"""
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import rich
+from command_line import read_command_line
+from figures import learning_figure
+from progress import Progress, headline_table
+from results import EVALUATION_SEED, log_episode
+from run_folder import RunFolder
+
+from blocks import EpisodeRecord, make_environment, safety_summary
+from blocks._safety_gymnasium_compat import import_safety_gymnasium
+
+RECIPE = "reference_ppo_lagrangian"
+INSTALL_HINT = (
+    "pip install -e '.[environments,recipes,model-free]' and pip install --no-deps "
+    "safety-gymnasium==1.0.0 gymnasium-robotics==1.2.2 omnisafe==0.5.0, or make model-free"
+)
+Tell = Callable[[float, float, int], None]
+"""Is told of an episode that is over: its return, cost and environment steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of a run; all others are OmniSafe's defaults for PPO-Lagrangian."""
+
+    smoke: bool = False
+    """Three episodes, to see in a minute that everything works."""
+    task: str = "SafetyHalfCheetahVelocity-v1"
+    """Safety-Gymnasium task."""
+    seed: int = 0
+    """Seed of everything random."""
+    out: Path | None = None
+    """The run's folder; runs/<recipe>/<task>/seed<k>-<time> by default."""
+    threads: int = 1
+    """Threads within torch's operations; more are no faster at these sizes."""
+    steps: int = 500_000
+    """Environment steps."""
+    steps_per_epoch: int = 20_000
+    """Environment steps between two phases of learning."""
+    episode_budget: float = 25.0
+    """Expected cost allowed per episode."""
+    evaluation_episodes: int = 10
+    """Episodes of the final evaluation: mean action."""
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "steps_per_epoch", "evaluation_episodes"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        whole = self.steps >= 1 and self.steps % self.steps_per_epoch == 0
+        self._require("steps", whole, f"multiples of steps_per_epoch={self.steps_per_epoch}")
+        self._require("episode_budget", self.episode_budget > 0, "above 0")
+
+    def _require(self, name: str, holds: bool, allowed: str) -> None:
+        if not holds:
+            raise ValueError(f"{name}: got {getattr(self, name)}; allowed: {allowed}.")
+
+    def for_omnisafe(self, logs: Path) -> dict[str, Any]:
+        """The settings by OmniSafe's names."""
+        return {
+            "seed": self.seed,
+            "train_cfgs": {"total_steps": self.steps, "torch_threads": self.threads},
+            "algo_cfgs": {"steps_per_epoch": self.steps_per_epoch},
+            "lagrange_cfgs": {"cost_limit": self.episode_budget},
+            "logger_cfgs": {"log_dir": str(logs), "use_tensorboard": False},
+        }
+
+
+def train(run_folder: RunFolder, config: Config) -> dict[str, Any]:
+    """Train to ``config.steps``, evaluate, write summary and figure; returns the summary."""
+    omnisafe, begun = import_omnisafe(), time.monotonic()
+    length = episode_length(config)
+    records: list[EpisodeRecord] = []
+    logs = run_folder.path / "omnisafe"
+    logs.mkdir()
+    with (
+        Progress(config.steps, config.episode_budget) as line,
+        (logs / "console.txt").open("w") as console,
+        redirect_stdout(console),
+    ):
+
+        def tell(episode_return: float, cost: float, steps: int) -> None:
+            epoch = sum(record.steps for record in records) // config.steps_per_epoch
+            record = EpisodeRecord(1 + epoch, cost, episode_return, steps)  # 0 is a prefill's
+            records.append(record)
+            step = sum(record.steps for record in records)
+            log_episode(run_folder, step, len(records) - 1, record, exploration_scale=1.0)
+            line.update(step, episode_return=episode_return, episode_cost=cost)
+
+        with counted(omnisafe, tell, config.seed):
+            agent = omnisafe.Agent("PPOLag", config.task, custom_cfgs=config.for_omnisafe(logs))
+            agent.learn()
+        returns, costs = evaluate(omnisafe, config, Path(agent.agent.logger.log_dir))
+    summary = summarise(config, records, length, returns, costs)
+    run_folder.log(
+        "evaluation",
+        summary["environment_steps"],
+        return_mean=summary["final_return"],
+        cost_mean=summary["final_cost"],
+    )
+    learning_figure(run_folder)
+    summary["wall_seconds"] = round(time.monotonic() - begun, 1)
+    run_folder.write_summary(summary)
+    return summary
+
+
+def evaluate(omnisafe: ModuleType, config: Config, logs: Path) -> tuple[list[float], list[float]]:
+    """Returns and costs of the final policy's episodes, one each."""
+    returns: list[float] = []
+    costs: list[float] = []
+
+    def tell(episode_return: float, cost: float, _: int) -> None:
+        returns.append(episode_return)
+        costs.append(cost)
+
+    with counted(omnisafe, tell, EVALUATION_SEED + config.seed):
+        evaluator = omnisafe.Evaluator()
+        evaluator.load_saved(str(logs), f"epoch-{config.steps // config.steps_per_epoch}.pt")
+        evaluator.evaluate(config.evaluation_episodes)
+    # Its episodes are of 1000 steps, in which a task with shorter ones is lived more than once.
+    return returns[: config.evaluation_episodes], costs[: config.evaluation_episodes]
+
+
+def summarise(
+    config: Config,
+    records: list[EpisodeRecord],
+    length: int,
+    returns: list[float],
+    costs: list[float],
+) -> dict[str, Any]:
+    """The headline figures, by the names that the other recipes give them."""
+    safety = safety_summary(records, episode_budget=config.episode_budget, episode_length=length)
+    return {
+        "recipe": RECIPE,
+        "task": config.task,
+        "seed": config.seed,
+        "episode_budget": config.episode_budget,
+        **safety._asdict(),
+        "guard_episodes": 0,
+        "final_return": float(np.mean(returns)),
+        "final_cost": float(np.mean(costs)),
+        "final_costs": costs,
+        "final_returns": returns,
+    }
+
+
+@contextmanager
+def counted(omnisafe: ModuleType, tell: Tell, seed: int) -> Iterator[None]:
+    """Whatever environment OmniSafe makes meanwhile tells of every episode.
+
+    Args:
+        omnisafe: the package.
+        tell: called at the end of each episode, and for one that is left before it.
+        seed: of each environment, until OmniSafe gives it another.
+    """
+    registry = omnisafe.envs.core.ENV_REGISTRY
+    stock: Any = omnisafe.envs.safety_gymnasium_env.SafetyGymnasiumEnv
+
+    class CountedEnvironment(stock):
+        """Sums what the simulator says, before any of OmniSafe's wrappers changes it."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.sums: tuple[float, float, int] = (0.0, 0.0, 0)
+            super().__init__(*arguments, **options)
+            self.set_seed(seed)
+
+        def step(self, action: Any) -> Any:
+            result = super().step(action)
+            _, reward, cost, terminated, truncated, _ = result
+            total, total_cost, steps = self.sums
+            self.sums = (total + float(reward), total_cost + float(cost), steps + 1)
+            if terminated or truncated:
+                self._over()
+            return result
+
+        def reset(self, *arguments: Any, **options: Any) -> Any:
+            self._over()
+            return super().reset(*arguments, **options)
+
+        def close(self) -> None:
+            self._over()
+            super().close()
+
+        def _over(self) -> None:
+            if self.sums[2]:
+                tell(*self.sums)
+            self.sums = (0.0, 0.0, 0)
+
+    registry.unregister(stock)
+    registry.register(CountedEnvironment)
+    try:
+        yield
+    finally:
+        registry.unregister(CountedEnvironment)
+        registry.register(stock)
+
+
+def import_omnisafe() -> ModuleType:
+    """OmniSafe, over a Safety-Gymnasium that this Python can import.
+
+    Raises:
+        RuntimeError: if a package is missing; it names what to install.
+    """
+    import_safety_gymnasium()
+    try:
+        return importlib.import_module("omnisafe")
+    except ModuleNotFoundError as error:
+        raise RuntimeError(f"{error}: {INSTALL_HINT}") from error
+
+
+def episode_length(config: Config) -> int:
+    """Environment steps of the task's episodes.
+
+    Raises:
+        ValueError: if there is no such task, or an epoch is shorter than an episode, of which the
+            multiplier's update needs a whole one.
+    """
+    with closing(make_environment(config.task)) as environment:
+        length = environment.episode_length
+    if config.steps_per_epoch < length:
+        raise ValueError(
+            f"steps_per_epoch: got {config.steps_per_epoch}; allowed: at least {length}, "
+            f"an episode of {config.task}."
+        )
+    return length
+
+
+def parse(arguments: list[str]) -> Config:
+    """The configuration of a command line; `--smoke` changes the defaults."""
+    smoke = Config(steps=3000, steps_per_epoch=3000, evaluation_episodes=1)
+    return read_command_line(Config, arguments, smoke if "--smoke" in arguments else Config())
+
+
+def main(arguments: list[str]) -> None:
+    """Entry point: trains, and answers errors in one line."""
+    try:
+        config = parse(arguments)
+        import_omnisafe()  # what is missing leaves no folder
+        episode_length(config)  # nor does a task that does not exist
+        run_folder = RunFolder.create(RECIPE, config.task, config.seed, config.out)
+        with closing(run_folder):
+            run_folder.write_config(asdict(config))
+            rich.print(headline_table(train(run_folder, config)))
+            print(f"the run is in {run_folder.path}")
+    except KeyboardInterrupt:
+        print("\nstopped; OmniSafe cannot go on from here: begin again", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, RuntimeError) as error:
+        if os.environ.get("CERL_TRACEBACK"):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
