@@ -74,7 +74,7 @@ test: setup ## run the fast tests; e.g. make test ARGS="-m slow"
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-model-free: $(VENV)/.model-free ## test the model-free reference, with OmniSafe
-	$(BIN)/python -m pytest $(ARGS) tests/recipes/test_reference_ppo_lagrangian.py
+	$(BIN)/python -m pytest -n 2 $(ARGS) tests/recipes/test_reference_ppo_lagrangian.py
 
 lint: setup ## ruff (lint and format) and the import contracts
 	$(BIN)/ruff check .
@@ -96,7 +96,7 @@ import pathlib, tomllib
 project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
 extras = project["optional-dependencies"]
 print("\n".join(extras["environments"]))
-tools = ("jaxtyping", "beartype", "pytest")
+tools = ("jaxtyping", "beartype", "pytest", "hypothesis")
 print("\n".join(r for r in project["dependencies"] + extras["dev"] if r.startswith(tools)))
 endef
 export ENVIRONMENT_REQUIREMENTS
@@ -114,6 +114,7 @@ test-environments: ## test the environment block alone, without torch; PYTHON=py
 	    touch $$venv/.stamp; \
 	fi && \
 	$$venv/bin/python -m pytest --noconftest $(ARGS) blocks/environments.py tests/test_environments.py \
+	    tests/test_robot_camera.py \
 	    $(foreach part,compat speed,blocks/_safety_gymnasium_$(part).py tests/test_safety_gymnasium_$(part).py)
 
 clean: ## remove what the targets above have built

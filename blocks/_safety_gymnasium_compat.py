@@ -20,6 +20,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from ctypes.util import find_library
 from types import ModuleType
 from typing import Any
 
@@ -144,7 +145,11 @@ def accept_one_element_float(module: Any) -> None:
 def _render_headless() -> None:
     # Read when the first frame is drawn. It must not be set before `import mujoco`, which would
     # then fail where EGL is missing, vector observations and all.
-    if sys.platform.startswith("linux") and not (
-        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    ):
-        os.environ.setdefault("MUJOCO_GL", "egl")
+    if not sys.platform.startswith("linux"):
+        return
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        egl = find_library("EGL") or not find_library("OSMesa")
+        os.environ.setdefault("MUJOCO_GL", "egl" if egl else "osmesa")
+    # Without a GPU Mesa draws tiles of 64x64 pixels in threads: a robot's picture is one tile, for
+    # which a second thread is a detour.
+    os.environ.setdefault("LP_NUM_THREADS", "0")

@@ -67,6 +67,16 @@ def quicken(task: Any) -> None:
         task.gremlins.move = MethodType(move_gremlins, task.gremlins)
 
 
+def see_nothing(task: Any) -> None:
+    """Leave a navigation task's instance without observations of its own.
+
+    They would be lidar, sensors and a picture at every environment step. What else its `obs` does
+    stays: bringing the simulator's sensors up to date.
+    """
+    mujoco: Any = importlib.import_module("mujoco")
+    task.obs = lambda: mujoco.mj_forward(task.model, task.data)
+
+
 def sample_layout(generator: Any) -> bool:
     """`RandomGenerator.sample_layout`, on Python's floats in place of arrays of two.
 

@@ -18,11 +18,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from blocks._robot_camera import ImageQuality, RobotCamera
 from blocks._safety_gymnasium_compat import (
     import_safety_gymnasium,
     missing_package,
 )
-from blocks._safety_gymnasium_speed import plain_sky, quicken
+from blocks._safety_gymnasium_speed import plain_sky, quicken, see_nothing
 
 try:
     import gymnasium
@@ -44,6 +45,7 @@ def make_environment(
     seed: int = 0,
     observation: ObservationKind = "vector",
     action_repeat: int = 1,
+    image_quality: ImageQuality = "exact",
 ) -> "SafetyEnvironment":
     """Make a Safety-Gymnasium task with Gymnasium's interface and the cost in `info["cost"]`.
 
@@ -51,7 +53,10 @@ def make_environment(
         task: a Safety-Gymnasium name without "Vision" or "Debug", such as "SafetyPointGoal1-v0".
         seed: >= 0; with an episode's index it fixes that episode's start and randomness.
         observation: "vector" (float32 features) or "image" (uint8, 64x64x3, the robot's camera).
-        action_repeat: >= 1, how many environment steps each action is applied for.
+        action_repeat: >= 1, how many environment steps each action is applied for; of an image
+            observation only the last one is drawn.
+        image_quality: "exact" is Safety-Gymnasium's picture byte for byte; "fast" has no
+            multisampling, no reflections, coarser curves and no lights of the lidar.
 
     Returns:
         The environment; see `SafetyEnvironment`.
@@ -74,8 +79,16 @@ def make_environment(
         raise ValueError(
             f"observation: got {observation!r}; allowed 'vector' or 'image'; choose one of them"
         )
+    if image_quality not in get_args(ImageQuality):
+        raise ValueError(
+            f"image_quality: got {image_quality!r}; allowed 'exact' or 'fast'; choose one of them"
+        )
     return SafetyEnvironment(
-        _find_task(task), seed=seed, observation=observation, action_repeat=action_repeat
+        _find_task(task),
+        seed=seed,
+        observation=observation,
+        action_repeat=action_repeat,
+        image_quality=image_quality,
     )
 
 
@@ -97,7 +110,13 @@ class SafetyEnvironment(gymnasium.Env[Observation, Action]):
     """
 
     def __init__(
-        self, spec: EnvSpec, *, seed: int, observation: ObservationKind, action_repeat: int
+        self,
+        spec: EnvSpec,
+        *,
+        seed: int,
+        observation: ObservationKind,
+        action_repeat: int,
+        image_quality: ImageQuality,
     ) -> None:
         self.task: str = spec.id
         self.episode_length: int = spec.max_episode_steps or 1000
@@ -114,10 +133,8 @@ class SafetyEnvironment(gymnasium.Env[Observation, Action]):
         self._drawn = False
         self._frame = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         if self._images:
-            # The task itself would draw at every environment step, but only the last one of an
-            # action repeat is seen: it gets the frame at hand, and `_observe` draws the real one.
-            self._draw_camera = self._inner.task._obs_vision
-            self._inner.task._obs_vision = lambda: self._frame
+            self._camera = RobotCamera(self._inner.task, IMAGE_SIZE, image_quality)
+            see_nothing(self._inner.task)  # `_observe` draws
             self.observation_space = gymnasium.spaces.Box(0, 255, self._frame.shape, np.uint8)
         else:
             shape = self._inner.observation_space.shape
@@ -148,8 +165,8 @@ class SafetyEnvironment(gymnasium.Env[Observation, Action]):
             _require_integer("episode", value, minimum=0)
             self.episode_index = value
         entropy = np.random.SeedSequence((self._seed, self.episode_index))
-        # An image shows the sky that the published results were made under; vectors know no sky.
-        sky = nullcontext() if self._images else plain_sky()
+        # The camera takes its sky from the first model; vectors know no sky.
+        sky = nullcontext() if self._images and not self._camera.opened else plain_sky()
         with self._model_errors_explained(), sky:
             raw, info = self._inner.reset(seed=int(entropy.generate_state(1)[0]))
         self.episode_index += 1
@@ -229,7 +246,7 @@ class SafetyEnvironment(gymnasium.Env[Observation, Action]):
 
     def _observe(self, raw: Any) -> Observation:
         if self._images:
-            self._frame = self._draw(self._draw_camera)
+            self._frame = self._draw(self._camera.draw)
             return self._frame
         vector = np.asarray(raw, np.float32)
         _require_finite("observation", vector)
@@ -241,8 +258,8 @@ class SafetyEnvironment(gymnasium.Env[Observation, Action]):
         except Exception as error:  # each GL library fails in its own way
             raise RuntimeError(
                 f"{self.task}: no frame could be drawn ({type(error).__name__}: {error}); install "
-                "OpenGL (Debian: apt-get install libegl1 libgl1) and set MUJOCO_GL to egl, osmesa "
-                "or glfw"
+                "OpenGL (Debian: apt-get install libegl1 libgl1, or libosmesa6) and set MUJOCO_GL "
+                "to egl, osmesa or glfw"
             ) from error
         if not self._drawn:
             # Exit handlers run last in, first out: registered after the GL library's own, this
@@ -266,6 +283,9 @@ class SafetyEnvironment(gymnasium.Env[Observation, Action]):
 
 def _free_viewers(viewers: dict[str, Any]) -> None:
     for viewer in viewers.values():
+        # Later, Python would free what has the same numbers in another environment's context.
+        viewer.make_context_current()
+        viewer.con.free()
         viewer.free()
     viewers.clear()
 

@@ -1,7 +1,6 @@
 """The environment block on real tasks, against the raw simulator and hand-counted costs."""
 
 import inspect
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from opengl import skip_without_opengl
 
 from blocks._safety_gymnasium_compat import import_safety_gymnasium
 from blocks.environments import SafetyEnvironment, make_environment
@@ -329,15 +329,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
 
 @pytest.fixture(scope="module")
 def images() -> Iterator[SafetyEnvironment]:
-    # MuJoCo itself is asked, so that our own failure to draw is a failure.
-    probe = "import mujoco; mujoco.GLContext(64, 64).make_current()"
-    backend = {"MUJOCO_GL": os.environ.get("MUJOCO_GL", "egl")}
-    asked = subprocess.run(
-        [sys.executable, "-c", probe], capture_output=True, text=True, env=os.environ | backend
-    )
-    if asked.returncode:
-        said = asked.stderr.strip().splitlines() or [f"exit status {asked.returncode}"]
-        pytest.skip(f"no OpenGL here: {said[-1]}")
+    skip_without_opengl()
     env = make_environment(GOAL, seed=6, observation="image", action_repeat=2)
     env.reset()
     yield env

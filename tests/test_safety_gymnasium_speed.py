@@ -28,7 +28,7 @@ def test_the_sky_is_plain_within_the_context_only() -> None:
 
 def arrays(model: mujoco.MjModel) -> dict[str, np.ndarray]:
     """All there is to a compiled model, by name."""
-    values = {name: getattr(model, name) for name in dir(model)}
+    values = {name: getattr(model, name) for name in dir(model) if not name.startswith("_")}
     return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
 
