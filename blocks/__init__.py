@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from blocks.lbsgd import LBSGD as LBSGD
     from blocks.lbsgd import lbsgd_step_size as lbsgd_step_size
     from blocks.normalizer import Normalizer as Normalizer
+    from blocks.parallel_environments import ParallelEnvironments as ParallelEnvironments
     from blocks.replay import SequenceReplay as SequenceReplay
     from blocks.returns import discounted_budget as discounted_budget
     from blocks.returns import lambda_returns as lambda_returns
@@ -53,6 +54,7 @@ _HOME = {
     "State": "types",
     "Transitions": "types",
     "make_environment": "environments",
+    "ParallelEnvironments": "parallel_environments",
     "SequenceReplay": "replay",
     "Normalizer": "normalizer",
     "VectorEncoder": "encoders",
