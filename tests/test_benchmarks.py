@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from opengl import skip_without_opengl
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -49,6 +50,24 @@ def test_training_step_compares_numbers_of_members_and_names_operations(tmp_path
     assert len(content["results"]["seconds"]) == 2 * 2 * 4
     assert "| `aten::mm` |" in printed
     assert content["results"]["operations"]["aten::mm"]["calls"] > 0
+
+
+def test_image_environment_compares_the_same_pictures_with_the_stock_environment_s(
+    tmp_path: Path,
+) -> None:
+    skip_without_opengl()
+    task = "SafetyPointCircle1-v0"
+    printed, content = smoke("image_environment", tmp_path / "images.json", "--tasks", task)
+    names = ("stock", "ours", "ours, fast")
+    for repeat in (1, 2):
+        assert all(f"| {task} | {repeat} | {name} |" in printed for name in names)
+    compared, processes = content["results"]["compared"], content["results"]["processes"]
+    assert [result["action_repeat"] for result in compared] == [1, 2]
+    for result in compared:
+        assert set(result["seconds"]) == {
+            f"{n}, {part}" for n in names for part in ("reset", "steps")
+        }
+    assert set(processes["seconds"]) == {"1", "2", "4"}
 
 
 def test_environment_steps_compares_the_same_episodes_with_the_stock_environment_s(

@@ -1,0 +1,246 @@
+"""Images of the robot's camera: our environments against Safety-Gymnasium's own, and in processes.
+
+python benchmarks/image_environment.py
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from measure import interleave, markdown, ratios, spread, write
+
+from blocks import ParallelEnvironments, make_environment
+from blocks._safety_gymnasium_compat import import_safety_gymnasium
+from blocks.environments import SafetyEnvironment
+
+STOCK, EXACT, FAST = "stock", "ours", "ours, fast"
+PARTS = ("reset", "steps")
+SEED = 0
+SIZE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Images of the robot's camera: ours against Safety-Gymnasium's own, and in processes."""
+
+    tasks: tuple[str, ...] = (
+        "SafetyPointGoal1-v0",
+        "SafetyPointGoal2-v0",
+        "SafetyCarGoal1-v0",
+        "SafetyPointPush1-v0",
+        "SafetyPointButton1-v0",
+        "SafetyDoggoGoal1-v0",
+    )
+    """Navigation tasks."""
+    repeats: tuple[int, ...] = (1, 2, 4)
+    """Action repeats; Safety-Gymnasium draws every environment step, we draw the last."""
+    processes: tuple[int, ...] = (1, 2, 4)
+    """Numbers of processes, each with an environment of the first task."""
+    steps: int = 240
+    """Environment steps of a round, after a reset; whole episodes are reckoned from these."""
+    rounds: int = 3
+    """Rounds in which each environment is reset and stepped once."""
+    smoke: bool = False
+    """One task, one round and a few steps, to see that it works."""
+    out: Path = Path("runs/benchmarks/image_environment.json")
+    """Where the results go."""
+
+
+class Player:
+    """Resets an environment and steps it with given actions, each repeated.
+
+    Attributes:
+        last: the last picture of each round.
+    """
+
+    def __init__(
+        self,
+        reset: Callable[[], object],
+        step: Callable[[Any], np.ndarray],
+        close: Callable[[], object],
+        actions: np.ndarray,
+        calls: int,
+    ) -> None:
+        self.reset, self._step, self.close = reset, step, close
+        self._actions = actions
+        self._calls = calls
+        self.last: list[np.ndarray] = []
+
+    def steps(self) -> None:
+        """Take every action; only the last picture of one is looked at."""
+        picture = np.zeros(0)
+        for action in self._actions:
+            for _ in range(self._calls):
+                picture = self._step(action)
+        self.last.append(picture)
+
+
+def stock_player(task: str, actions: np.ndarray, repeat: int) -> Player:
+    """Safety-Gymnasium's own vision environment at our size, for the episodes that ours plays."""
+    safety_gymnasium = import_safety_gymnasium()
+    from gymnasium.envs.registration import registry
+
+    vision = task.replace("-v0", "Vision-v0")
+    config = registry[vision].kwargs["config"] | {"vision_env_conf.vision_size": (SIZE, SIZE)}
+    environment = safety_gymnasium.make(vision, config=config)
+    episodes = itertools.count()
+
+    def make_current() -> None:
+        """It draws into whatever context is current."""
+        for viewer in environment.unwrapped.task._viewers.values():
+            viewer.make_context_current()
+
+    def reset() -> None:
+        make_current()
+        entropy = np.random.SeedSequence((SEED, next(episodes)))  # as ours derives it
+        environment.reset(seed=int(entropy.generate_state(1)[0]))
+
+    def step(action: np.ndarray) -> np.ndarray:
+        make_current()
+        return environment.step(action)[0]["vision"]
+
+    def close() -> None:
+        viewers = environment.unwrapped.task._viewers
+        for viewer in viewers.values():
+            viewer.make_context_current()
+            viewer.con.free()
+            viewer.free()
+        viewers.clear()
+
+    return Player(reset, step, close, actions, repeat)
+
+
+def our_player(task: str, actions: np.ndarray, repeat: int, quality: Any) -> Player:
+    environment = make_environment(
+        task, seed=SEED, observation="image", action_repeat=repeat, image_quality=quality
+    )
+
+    def step(action: np.ndarray) -> np.ndarray:
+        return environment.step(action)[0]
+
+    return Player(environment.reset, step, environment.close, actions, 1)
+
+
+def some_actions(environment: SafetyEnvironment | ParallelEnvironments, count: int) -> np.ndarray:
+    """Random ones with a push forwards, so that the robots get somewhere."""
+    shape = environment.action_space.shape or ()
+    noise = np.random.default_rng(SEED).uniform(-0.5, 1.5, (count, *shape))
+    return noise.clip(-1, 1).astype(np.float32)
+
+
+def compare(task: str, repeat: int, options: Options) -> dict[str, Any]:
+    """Seconds of a reset, and of the steps after it, for each environment in each round."""
+    actions = some_actions(make_environment(task), options.steps // repeat)
+    players = {
+        STOCK: stock_player(task, actions, repeat),
+        EXACT: our_player(task, actions, repeat, "exact"),
+        FAST: our_player(task, actions, repeat, "fast"),
+    }
+    runs = {
+        (name, part): getattr(player, part) for name, player in players.items() for part in PARTS
+    }
+    seconds = interleave(runs, options.rounds)
+    if not np.array_equal(players[STOCK].last, players[EXACT].last):
+        raise RuntimeError(f"{task}: the pictures are not the same")
+    for player in players.values():
+        player.close()
+    named = {f"{name}, {part}": times for (name, part), times in seconds.items()}
+    return {"task": task, "action_repeat": repeat, "seconds": named}
+
+
+def rows_of(result: dict[str, Any], options: Options) -> list[dict[str, Any]]:
+    """Rows of the table, one for each environment; ratios are stock's time over that row's."""
+    task, seconds = result["task"], result["seconds"]
+    length = make_environment(task).episode_length
+    whole = {
+        name: [
+            reset + steps * length / options.steps
+            for reset, steps in zip(*(seconds[f"{name}, {part}"] for part in PARTS), strict=True)
+        ]
+        for name in (STOCK, EXACT, FAST)
+    }
+    return [
+        {
+            "task": task,
+            "action repeat": result["action_repeat"],
+            "environment": name,
+            "reset, ms": f"{1000 * spread(seconds[f'{name}, reset']).median:.0f}",
+            "environment steps per second": f"{rate(seconds[f'{name}, steps'], options):.0f}",
+            "steps, in units of stock": ratios(
+                seconds[f"{STOCK}, steps"], seconds[f"{name}, steps"]
+            ),
+            "episodes, in units of stock": ratios(whole[STOCK], whole[name]),
+        }
+        for name in (STOCK, EXACT, FAST)
+    ]
+
+
+def rate(seconds: list[float], options: Options) -> float:
+    """Environment steps in a second."""
+    return options.steps / spread(seconds).median
+
+
+def compare_processes(options: Options) -> dict[str, Any]:
+    """Seconds in which pools of processes play the same episodes, action repeat 1."""
+    task = options.tasks[0]
+    pools = {
+        count: ParallelEnvironments(task, count, observation="image") for count in options.processes
+    }
+    actions = some_actions(pools[options.processes[0]], options.steps)
+
+    def play(pool: ParallelEnvironments) -> None:
+        pool.episode_index = 0
+        while pool.episode_index < episodes(options):
+            pool.reset()
+            for action in actions:
+                pool.step([action] * len(pool))
+
+    runs = {count: lambda pool=pool: play(pool) for count, pool in pools.items()}
+    seconds = interleave(runs, options.rounds)
+    for pool in pools.values():
+        pool.close()
+    return {"task": task, "seconds": {str(count): times for count, times in seconds.items()}}
+
+
+def episodes(options: Options) -> int:
+    """Episodes that each pool plays: a whole number for each of its processes."""
+    return math.lcm(*options.processes)
+
+
+def process_rows(result: dict[str, Any], options: Options) -> list[dict[str, Any]]:
+    """Rows of the second table; ratios are the first number's time over that row's."""
+    first = result["seconds"][str(options.processes[0])]
+    return [
+        {
+            "processes": count,
+            "environment steps per second": f"{episodes(options) * rate(seconds, options):.0f}",
+            f"in units of {options.processes[0]}": ratios(first, seconds),
+        }
+        for count, seconds in result["seconds"].items()
+    ]
+
+
+def main(options: Options) -> None:
+    if options.smoke:
+        options = dataclasses.replace(
+            options, rounds=1, steps=8, tasks=options.tasks[:1], repeats=options.repeats[:2]
+        )
+    results = [
+        compare(task, repeat, options) for task in options.tasks for repeat in options.repeats
+    ]
+    rows = [row for result in results for row in rows_of(result, options)]
+    print(markdown(rows))
+    processes = compare_processes(options)
+    print("\n" + markdown(process_rows(processes, options)))
+    content = {"compared": results, "processes": processes}
+    write(options.out, "image_environment", dataclasses.asdict(options), content)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
