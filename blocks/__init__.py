@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from blocks.confidence import estimation_errors as estimation_errors
     from blocks.critic import Critic as Critic
     from blocks.decoders import CostHead as CostHead
+    from blocks.decoders import ImageDecoder as ImageDecoder
     from blocks.decoders import RewardHead as RewardHead
     from blocks.decoders import VectorDecoder as VectorDecoder
     from blocks.encoders import ImageEncoder as ImageEncoder
@@ -64,6 +65,7 @@ _HOME = {
     "RSSM": "rssm",
     "EnsemblePosterior": "ensemble_posterior",
     "VectorDecoder": "decoders",
+    "ImageDecoder": "decoders",
     "RewardHead": "decoders",
     "CostHead": "decoders",
     "WorldModel": "world_model",

@@ -1,10 +1,12 @@
-"""Decoders: latent -> observation, reward and cost, each with its log-likelihood."""
+"""Decoders: latent -> vector or image, reward and cost, each with its log-likelihood."""
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from einops import pack, unpack
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from blocks.types import Weights
@@ -47,6 +49,48 @@ class GaussianHead(nn.Module):
 
 class VectorDecoder(GaussianHead):
     """Feat -> normalised vector observation."""
+
+
+class ImageDecoder(nn.Module):
+    """Feat -> 64x64 RGB image, a Gaussian of unit variance around it (Ha & Schmidhuber; Dreamer).
+
+    ``[*batch, feat] -> [*batch, 64, 64, 3]``, in units of the range of a byte around its middle:
+    -0.5 is black, 0.5 is full.
+
+    Args:
+        feat: size of the input.
+        depth: channels of the last hidden layer; the layers before have 2 and 4 times as many.
+    """
+
+    def __init__(self, feat: int, *, depth: int = 32) -> None:
+        super().__init__()
+        self.input = nn.Linear(feat, 32 * depth)
+        channels = [32 * depth, 4 * depth, 2 * depth, depth, 3]
+        layers: list[nn.Module] = []
+        for (channels_in, channels_out), kernel in zip(
+            pairwise(channels), (5, 5, 6, 6), strict=True
+        ):
+            layers += [nn.ConvTranspose2d(channels_in, channels_out, kernel, stride=2), nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch 64 64 3"]:
+        """Mean of the image."""
+        flat, leading = pack([feat], "* feat")
+        pixels = self.layers(self.input(flat)[..., None, None]).permute(0, 2, 3, 1)
+        (image,) = unpack(pixels, leading, "* h w c")
+        return image
+
+    def log_prob(
+        self, feat: Float[Tensor, "*batch feat"], target: UInt8[Tensor, "*batch 64 64 3"]
+    ) -> Float[Tensor, "*batch"]:
+        """Log-likelihood of an image given as bytes, in nats, up to a constant."""
+        error = self(feat) - (target.float() / 255 - 0.5)
+        return -0.5 * error.square().flatten(-3).sum(-1)
+
+    @staticmethod
+    def to_bytes(image: Float[Tensor, "*batch 64 64 3"]) -> UInt8[Tensor, "*batch 64 64 3"]:
+        """A decoded image as one looks at it; what is out of range is cut off."""
+        return ((image + 0.5) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 class RewardHead(nn.Module):

@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from blocks.decoders import CostHead, GaussianHead, RewardHead
+from blocks.decoders import CostHead, GaussianHead, ImageDecoder, RewardHead
 from blocks.ensemble_posterior import EnsemblePosterior, select
 from blocks.latents import Latent
-from blocks.normalizer import Normalizer
 from blocks.rssm import RSSM, Filtered
 from blocks.threads import side_by_side
 from blocks.types import State, Transitions, Weights
@@ -55,7 +54,8 @@ class WorldModel(nn.Module):
     their data do not tell them what to say.
 
     Args:
-        normalizer: observation -> normalised observation.
+        normalizer: observation -> normalised observation; ``nn.Identity()`` for images, which stay
+            bytes until they are encoded.
         encoder: normalised observation -> embed.
         rssm: the core; its ``dynamics`` is the template (and prior mean) of the transition sites.
         decoder: feat -> observation, with ``log_prob(feat, normalised observation)``.
@@ -71,10 +71,10 @@ class WorldModel(nn.Module):
     def __init__(
         self,
         *,
-        normalizer: Normalizer,
+        normalizer: nn.Module,
         encoder: nn.Module,
         rssm: RSSM,
-        decoder: GaussianHead,
+        decoder: GaussianHead | ImageDecoder,
         reward_head: RewardHead,
         cost_head: CostHead,
         parameter_posterior: Callable[..., EnsemblePosterior] = EnsemblePosterior,

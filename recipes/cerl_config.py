@@ -20,6 +20,10 @@ class Config:
     """Tiny sizes, to see in a minute that everything works."""
     task: str = "SafetyHalfCheetahVelocity-v1"
     """Safety-Gymnasium task."""
+    observation: Literal["vector", "image"] = "vector"
+    """What the agent sees: the task's features, or 64x64 images from the robot's camera."""
+    image_quality: Literal["exact", "fast"] = "exact"
+    """Safety-Gymnasium's picture, or one drawn in a tenth of the time; see make_environment."""
     seed: int = 0
     """Seed of everything random."""
     out: Path | None = None
@@ -30,7 +34,8 @@ class Config:
     """Print each part's share of the time at the end, and write a trace of one iterate."""
     threads: int = 2
     """Threads for parts of an update that do not need each other; a third has nothing to do. The
-    results are the same."""
+    results are the same. With images also threads within operations, and the same but for
+    roundings."""
 
     steps: int = 100_000
     """Environment steps, prefill included."""
@@ -67,6 +72,8 @@ class Config:
     """Size of the stochastic state."""
     hidden: int = 128
     """Width of hidden layers."""
+    image_depth: int = 32
+    """Channels of the first layer of the image encoder and of the last of the decoder."""
     free_nats: float = 1.0
     """KL below which the latent is free."""
     kl_mix: float = 0.8
@@ -125,6 +132,7 @@ class Config:
             "horizon",
             "batch_size",
             "seq_len",
+            "image_depth",
         ):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         _require(self, "episode_budget", 0 < self.episode_budget < math.inf, "above 0")
@@ -150,6 +158,7 @@ SMOKE: dict[str, Any] = {
     "deter": 16,
     "stoch": 4,
     "hidden": 16,
+    "image_depth": 2,
     "members": 2,
     "batch_size": 4,
     "seq_len": 12,

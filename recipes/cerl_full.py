@@ -16,13 +16,12 @@ from diagnostics import average, cost_disagreement, disagreement_on, policy_metr
 from latent_agent import LatentAgent
 from torch import Tensor, nn
 from training import run
-from wiring import build_world_model, critic_optimizer, model_optimizer, sizes
+from wiring import build_replay, build_world_model, critic_optimizer, model_optimizer, sizes
 
 from blocks import (
     LBSGD,
     Actor,
     Critic,
-    SequenceReplay,
     State,
     discounted_budget,
     imagine,
@@ -83,15 +82,10 @@ class CERL(LatentAgent):
         self, config: Config, environment: SafetyEnvironment, blocks: Blocks = CERL_BLOCKS
     ) -> None:
         c, self.config, self.blocks = config, config, blocks
-        observation, action = sizes(environment)
+        _, action = sizes(environment)
         torch.manual_seed(c.seed)  # of the initial weights; all later noise is from the generator
         self.generator = torch.Generator().manual_seed(c.seed)
-        self.replay = SequenceReplay(
-            c.steps // c.action_repeat + 2000,
-            observation_shape=(observation,),
-            action=action,
-            seed=c.seed,
-        )
+        self.replay = build_replay(c, environment)
         self.model = build_world_model(c, environment, blocks.family)
         feat = c.deter + c.stoch
         self.actor = Actor(feat, action, hidden=c.hidden)
@@ -137,7 +131,7 @@ class CERL(LatentAgent):
     def learn_model(self, updates: int) -> dict[str, float]:
         """Fit the Bayesian world model to the replay."""
         c = self.config
-        self.model.normalizer.fit(self.replay.observations)
+        self.fit_normalizer()
         losses: list[dict[str, float]] = []
         for _ in range(updates):
             data = self.replay.sample(

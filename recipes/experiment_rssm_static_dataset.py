@@ -40,7 +40,7 @@ from static_dataset import Dataset, collect, read_dataset
 from torch import nn
 from wiring import build_world_model, model_optimizer
 
-from blocks import WorldModel, make_environment
+from blocks import Normalizer, WorldModel, make_environment
 
 RECIPE = "experiment_rssm_static_dataset"
 CALLED = 0.5
@@ -136,6 +136,7 @@ def world_model(data: Dataset, seed: int) -> WorldModel:
     torch.manual_seed(seed)  # of the initial weights; all later noise is from the generator
     with closing(make_environment(c.task, seed=seed, action_repeat=c.action_repeat)) as environment:
         model = build_world_model(c, environment, "particles")
+    assert isinstance(model.normalizer, Normalizer)  # of vectors
     model.normalizer.fit(data.training.observations)
     return model
 

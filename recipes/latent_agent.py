@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from cerl_config import Config
 
-from blocks import Actor, SequenceReplay, State, WorldModel
+from blocks import Actor, Normalizer, SequenceReplay, State, WorldModel
 
 START_SEQUENCES, START_LENGTH, BURN_IN = 48, 16, 8
 
@@ -54,6 +54,11 @@ class LatentAgent:
             action = self.actor.mode(feat)
         self.last_action = action
         return action[0].numpy()
+
+    def fit_normalizer(self) -> None:
+        """Normalise vectors by all that has been seen; images are taken as they are."""
+        if isinstance(self.model.normalizer, Normalizer):
+            self.model.normalizer.fit(self.replay.observations)
 
     @torch.no_grad()
     def start_states(self) -> State:

@@ -7,8 +7,9 @@ from cerl_config import Config
 from episode import Agent, run_episode
 from figures import calibration_figure, learning_figure, write_video
 from run_folder import RunFolder
+from wiring import build_environment
 
-from blocks import EpisodeRecord, make_environment, safety_summary
+from blocks import EpisodeRecord, safety_summary
 from blocks.environments import SafetyEnvironment
 from blocks.safety_metrics import SafetySummary
 
@@ -70,9 +71,7 @@ def write_results(
 
     Returns the summary, all but the time that the run took.
     """
-    held_out = make_environment(
-        config.task, seed=EVALUATION_SEED + config.seed, action_repeat=config.action_repeat
-    )
+    held_out = build_environment(config, EVALUATION_SEED + config.seed)
     episodes = [
         run_episode(agent, held_out, None, 0.0, remember=False)
         for _ in range(config.evaluation_episodes)

@@ -22,8 +22,9 @@ from profiling import Profile
 from progress import Progress, headline_table
 from results import log_episode, log_iterate, safety_of, write_results
 from run_folder import RunFolder
+from wiring import build_environment
 
-from blocks import BudgetGuard, EpisodeRecord, make_environment, set_threads
+from blocks import BudgetGuard, EpisodeRecord, set_threads
 from blocks.environments import SafetyEnvironment
 
 MakeAgent = Callable[[Config, SafetyEnvironment], Agent]
@@ -37,11 +38,12 @@ def run(recipe: str, make_agent: MakeAgent, **defaults: Any) -> None:
         make_agent: builds the agent for a configuration and an environment.
         defaults: settings in which the recipe differs from ``Config``.
     """
-    torch.set_num_threads(1)  # splitting one operation over two cores is slower at these sizes
     folder: Path | None = None
     try:
         config = parse(recipe, sys.argv[1:], **defaults)
         set_threads(config.threads)
+        # Splitting an operation over two cores is slower at all sizes but those of images.
+        torch.set_num_threads(config.threads if config.observation == "image" else 1)
         with closing(_open(recipe, config)) as run_folder:
             folder = run_folder.path
             train(run_folder, config, make_agent)
@@ -59,7 +61,7 @@ def run(recipe: str, make_agent: MakeAgent, **defaults: Any) -> None:
 
 def train(run_folder: RunFolder, config: Config, make_agent: MakeAgent) -> dict[str, Any]:
     """Train to ``config.steps``, evaluate, write summary and figures; returns the summary."""
-    environment = _environment(config)
+    environment = build_environment(config, config.seed)
     agent = make_agent(config, environment)
     guard = BudgetGuard(config.episode_budget, config.guard_share) if config.guard_share else None
     state = _restore(run_folder, agent, environment) if config.resume else TrainingState()
@@ -162,14 +164,10 @@ def _how_to_go_on(recipe: str, folder: Path | None) -> str:
 def _open(recipe: str, config: Config) -> RunFolder:
     if config.resume:
         return RunFolder.open(config.resume, recipe)
-    _environment(config).close()  # a task that does not exist leaves no folder
+    build_environment(config, config.seed).close()  # a task that does not exist leaves no folder
     run_folder = RunFolder.create(recipe, config.task, config.seed, config.out)
     run_folder.write_config(to_json(config))
     return run_folder
-
-
-def _environment(config: Config) -> SafetyEnvironment:
-    return make_environment(config.task, seed=config.seed, action_repeat=config.action_repeat)
 
 
 def _restore(run_folder: RunFolder, agent: Agent, environment: SafetyEnvironment) -> TrainingState:

@@ -1,31 +1,59 @@
-"""The world model of the recipes, wired from blocks, and the optimisers of model and critics."""
+"""Environment, replay and world model of the recipes, and the optimisers of model and critics."""
 
 from functools import partial
 
 import torch
 from cerl_config import Config
+from torch import nn
 
 from blocks import (
     RSSM,
     CostHead,
     Critic,
     EnsemblePosterior,
+    ImageDecoder,
+    ImageEncoder,
     Normalizer,
     RewardHead,
+    SequenceReplay,
     VectorDecoder,
     VectorEncoder,
     WorldModel,
+    make_environment,
 )
 from blocks.ensemble_posterior import Family
 from blocks.environments import SafetyEnvironment
 
 
+def build_environment(config: Config, seed: int) -> SafetyEnvironment:
+    """The task as the configuration has it."""
+    return make_environment(
+        config.task,
+        seed=seed,
+        observation=config.observation,
+        action_repeat=config.action_repeat,
+        image_quality=config.image_quality,
+    )
+
+
+def build_replay(config: Config, environment: SafetyEnvironment) -> SequenceReplay:
+    """Large enough for the whole run, images as bytes."""
+    shape, action = sizes(environment)
+    return SequenceReplay(
+        config.steps // config.action_repeat + 2000,
+        observation_shape=shape,
+        observation_dtype=torch.uint8 if config.observation == "image" else torch.float32,
+        action=action,
+        seed=config.seed,
+    )
+
+
 def build_world_model(config: Config, environment: SafetyEnvironment, family: Family) -> WorldModel:
     """Encoder -> RSSM -> decoders, with transition and cost head under the parameter posterior."""
     c = config
-    observation, action = sizes(environment)
+    shape, action = sizes(environment)
     feat = c.deter + c.stoch
-    encoder = VectorEncoder(observation, embed=c.hidden, hidden=c.hidden)
+    encoder = build_encoder(c, shape)
     budget_per_action = c.episode_budget * c.action_repeat / environment.episode_length
     cost_head = CostHead(
         c.deter,
@@ -35,12 +63,13 @@ def build_world_model(config: Config, environment: SafetyEnvironment, family: Fa
         prior_std=c.cost_prior_std,
     )
     return WorldModel(
-        normalizer=Normalizer(observation),
+        # Images are bytes until they are encoded.
+        normalizer=nn.Identity() if c.observation == "image" else Normalizer(*shape),
         encoder=encoder,
         rssm=RSSM(
             embed=encoder.embed, action=action, deter=c.deter, stoch=c.stoch, hidden=c.hidden
         ),
-        decoder=VectorDecoder(feat, observation, hidden=c.hidden),
+        decoder=build_decoder(c, shape),
         reward_head=RewardHead(feat, hidden=c.hidden),
         cost_head=cost_head,
         parameter_posterior=partial(
@@ -53,6 +82,21 @@ def build_world_model(config: Config, environment: SafetyEnvironment, family: Fa
         kl_mix=c.kl_mix,
         data_share=c.data_share,
     )
+
+
+def build_encoder(config: Config, shape: tuple[int, ...]) -> ImageEncoder | VectorEncoder:
+    """For observations of that shape."""
+    if config.observation == "image":
+        return ImageEncoder(depth=config.image_depth)
+    return VectorEncoder(*shape, embed=config.hidden, hidden=config.hidden)
+
+
+def build_decoder(config: Config, shape: tuple[int, ...]) -> ImageDecoder | VectorDecoder:
+    """To observations of that shape."""
+    feat = config.deter + config.stoch
+    if config.observation == "image":
+        return ImageDecoder(feat, depth=config.image_depth)
+    return VectorDecoder(feat, *shape, hidden=config.hidden)
 
 
 def model_optimizer(config: Config, model: WorldModel) -> torch.optim.Adam:
@@ -70,9 +114,9 @@ def critic_optimizer(config: Config, *critics: Critic) -> torch.optim.Adam:
     return torch.optim.Adam(weights, config.critic_learning_rate, fused=True)
 
 
-def sizes(environment: SafetyEnvironment) -> tuple[int, int]:
-    """Sizes of a vector observation and of an action."""
+def sizes(environment: SafetyEnvironment) -> tuple[tuple[int, ...], int]:
+    """Shape of an observation, and size of an action."""
     observation, action = environment.observation_space.shape, environment.action_space.shape
     assert observation is not None  # both spaces are boxes
     assert action is not None
-    return observation[0], action[0]
+    return observation, action[0]

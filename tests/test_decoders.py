@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from blocks.decoders import CostHead, GaussianHead, RewardHead, VectorDecoder
+from blocks.decoders import CostHead, GaussianHead, ImageDecoder, RewardHead, VectorDecoder
 from blocks.ensemble_posterior import EnsemblePosterior, select
 
 DETER, STOCH = 3, 2
@@ -72,6 +72,41 @@ def test_the_learned_deviation_is_the_root_mean_square_error(noise_std: float) -
     optimizer.step(loss)  # pyright: ignore[reportArgumentType]
     error = (head(feat) - target).square().mean(0).sqrt()
     torch.testing.assert_close(deviation(head, feat[:1], 3)[0], error, rtol=1e-3, atol=0.0)
+
+
+@given(st.lists(st.integers(1, 3), max_size=3).map(tuple))
+def test_an_image_has_torchs_likelihood_of_unit_variance_up_to_the_constant(
+    leading: tuple[int, ...],
+) -> None:
+    decoder, feat = ImageDecoder(FEAT, depth=1), torch.randn(*leading, FEAT)
+    target = torch.randint(0, 256, (*leading, 64, 64, 3), dtype=torch.uint8)
+    mean = decoder(feat)
+    assert mean.shape == target.shape
+    expected = td.Normal(mean, 1.0).log_prob(target / 255 - 0.5).flatten(-3).sum(-1)
+    constant = 64 * 64 * 3 * 0.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(
+        decoder.log_prob(feat, target), expected + constant, rtol=1e-4, atol=1e-2
+    )
+
+
+@given(st.integers(0, 255))
+def test_an_image_of_bytes_is_the_same_after_being_a_mean(level: int) -> None:
+    image = torch.full((64, 64, 3), level, dtype=torch.uint8)
+    assert torch.equal(ImageDecoder.to_bytes(image / 255 - 0.5), image)
+
+
+def test_an_image_decoder_learns_which_image_belongs_to_which_state() -> None:
+    images = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
+    images[0, :32, :, 0], images[1, :, 40:, 2] = 255, 200  # a red top, a blue side
+    feat = torch.eye(2, FEAT)
+    decoder = ImageDecoder(FEAT, depth=4)
+    optimizer = torch.optim.Adam(decoder.parameters(), 3e-3)
+    for _ in range(400):
+        optimizer.zero_grad()
+        (-decoder.log_prob(feat, images).mean()).backward()
+        optimizer.step()
+    error = (decoder.to_bytes(decoder(feat)).float() - images.float()).abs().mean((1, 2, 3))
+    assert (error < 5).all()  # of 255; the mean of the two images is 22 and more away
 
 
 def test_a_reward_is_a_gaussian_with_one_output() -> None:

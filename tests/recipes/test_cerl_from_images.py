@@ -1,0 +1,63 @@
+"""CERL on images of the robot's camera, as users run it: it survives a kill to the same numbers."""
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import finish, launch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from opengl import skip_without_opengl
+
+CERL_FULL = Path(__file__).parents[2] / "recipes" / "cerl_full.py"
+TASK = "SafetyPointCircle1-v0"
+SETTINGS = ("--smoke", "--task", TASK, "--observation", "image", "--steps", 2000)
+
+
+def outcome(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """All that a run with the same seed must repeat."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    summary = json.loads((run / "summary.json").read_text())
+    for record in (*lines, summary):
+        record.pop("time", None), record.pop("wall_seconds", None)
+    return lines, summary
+
+
+def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
+    skip_without_opengl()
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    finish(launch(CERL_FULL, *SETTINGS, "--out", undisturbed))
+    process = launch(CERL_FULL, *SETTINGS, "--out", killed)
+    last = time.monotonic() + 100
+    while not list(killed.glob("checkpoints/step-*1500.pt")) and time.monotonic() < last:
+        time.sleep(0.01)
+    process.kill()
+    finish(process, -signal.SIGKILL)
+    assert not (killed / "summary.json").exists()
+    finish(launch(CERL_FULL, "--resume", killed))
+    assert outcome(killed) == outcome(undisturbed)
+    lines, summary = outcome(undisturbed)
+    (*_, update) = (line for line in lines if line["kind"] == "update")
+    assert 0 < update["model_observation"] < 64 * 64 * 3 / 2
+    assert summary["environment_steps"] == 2000
+    assert (undisturbed / "policy.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "refusal"),
+    [
+        (("--task", "SafetyHalfCheetahVelocity-v1"), "whose robot has no camera"),
+        (("--image-depth", 0), "image_depth: got 0; allowed: at least 1."),
+        (("--image-quality", "best"), "invalid choice 'best'"),
+    ],
+)
+def test_refuses_in_one_line(tmp_path: Path, arguments: tuple[Any, ...], refusal: str) -> None:
+    process = launch(CERL_FULL, *SETTINGS, *arguments, "--out", tmp_path / "run")
+    _, err = finish(process, 2)
+    assert refusal in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
