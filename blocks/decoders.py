@@ -84,8 +84,13 @@ class ImageDecoder(nn.Module):
         self, feat: Float[Tensor, "*batch feat"], target: UInt8[Tensor, "*batch 64 64 3"]
     ) -> Float[Tensor, "*batch"]:
         """Log-likelihood of an image given as bytes, in nats, up to a constant."""
-        error = self(feat) - (target.float() / 255 - 0.5)
+        error = self(feat) - self.from_bytes(target)
         return -0.5 * error.square().flatten(-3).sum(-1)
+
+    @staticmethod
+    def from_bytes(image: UInt8[Tensor, "*batch 64 64 3"]) -> Float[Tensor, "*batch 64 64 3"]:
+        """An image in the unit of the mean."""
+        return image.float() / 255 - 0.5
 
     @staticmethod
     def to_bytes(image: Float[Tensor, "*batch 64 64 3"]) -> UInt8[Tensor, "*batch 64 64 3"]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from blocks import State, Transitions, WorldModel, imagine
+from blocks import ImageDecoder, State, Transitions, WorldModel, imagine
 
 SIGNALS = ("observation", "reward", "cost")
 FIRST_START = 8
@@ -22,8 +22,8 @@ SAMPLES = 2
 class Signals(NamedTuple):
     """What is predicted, ``[horizon, start, ...]``.
 
-    The observation is normalised as the model sees it (in standard deviations of the training
-    data), reward and cost are per agent step.
+    The observation is as the model's decoder has it: a vector in standard deviations of the
+    training data, an image in units of a byte's range. Reward and cost are per agent step.
     """
 
     observation: Tensor
@@ -42,8 +42,13 @@ class Start(NamedTuple):
         return self.rows + torch.arange(1, horizon + 1).unsqueeze(-1)
 
 
-def starts_of(episodes: list[Transitions], horizon: int) -> list[Start]:
+def starts_of(episodes: list[Transitions], horizon: int, every: int = 1) -> list[Start]:
     """Start rows in each episode ``[1, time, ...]`` that is long enough for some.
+
+    Args:
+        episodes: the episodes.
+        horizon: number of agent steps to predict.
+        every: take one row in so many.
 
     Raises:
         ValueError: none is.
@@ -55,7 +60,7 @@ def starts_of(episodes: list[Transitions], horizon: int) -> list[Start]:
             f"horizon: got {horizon}; at most {longest} is possible, because the longest held-out "
             f"episode has {max(length)} rows and the first start row is {FIRST_START}."
         )
-    rows = [torch.arange(FIRST_START, max(FIRST_START, n - horizon)) for n in length]
+    rows = [torch.arange(FIRST_START, max(FIRST_START, n - horizon), every) for n in length]
     return [Start(*pair) for pair in zip(episodes, rows, strict=True) if len(pair[1])]
 
 
@@ -78,12 +83,19 @@ def training_mean(model: WorldModel, training: Transitions, like: Signals) -> Si
     Nothing is received at an episode's first row: rewards and costs are averaged over the others.
     """
     arrived = ~training.is_first
-    observation = model.normalizer(training.observation).flatten(0, 1).mean(0)
+    observation = as_decoded(model, training.observation).flatten(0, 1).mean(0)
     return Signals(
         observation.expand_as(like.observation),
         training.reward[arrived].mean().expand_as(like.reward),
         training.cost[arrived].mean().expand_as(like.cost),
     )
+
+
+def as_decoded(model: WorldModel, observation: Tensor) -> Tensor:
+    """Recorded observations in the unit in which the model's decoder gives them."""
+    if isinstance(model.decoder, ImageDecoder):
+        return model.decoder.from_bytes(observation)
+    return model.normalizer(observation)
 
 
 @torch.no_grad()
@@ -135,7 +147,7 @@ def _recorded(
     parts = []
     for start in starts:
         episode, rows = start.episode, rows_of(start)
-        observation = model.normalizer(episode.observation[0, rows])
+        observation = as_decoded(model, episode.observation[0, rows])
         parts.append(Signals(observation, episode.reward[0, rows], episode.cost[0, rows]))
     return _join(parts)
 

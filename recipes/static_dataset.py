@@ -113,7 +113,7 @@ def read_dataset(folder: Path, seed: int) -> Dataset:
         if episode in index:
             held_out.append(rows)
         else:
-            _append(training, rows)
+            append(training, rows)
     return Dataset(folder, config, training, held_out, index)
 
 
@@ -135,7 +135,8 @@ def _replay_for(saved: dict[str, Any], seed: int) -> SequenceReplay:
     )
 
 
-def _append(replay: SequenceReplay, episode: Transitions) -> None:
+def append(replay: SequenceReplay, episode: Transitions) -> None:
+    """Add the rows of an episode ``[1, time, ...]``."""
     for t in range(episode.row.numel()):
         row = Transitions(*(x[0, t] for x in episode))
         replay.add(

@@ -1,0 +1,339 @@
+"""Do the latents hold what safety needs? Probes from filtered latents to the simulator's truth.
+
+Fits the world model to recorded images of a navigation task. Linear and small-network probes then
+read obstacle proximity, agent velocity and goal direction off its filtered latents, off the latents
+of the same model before it has learned anything (a random encoder), and off the raw image. What is
+read off the trained latents shows where the blind spots are, and whether costs are foreseen where
+obstacles are.
+
+    python recipes/experiment_latent_probe.py --task SafetyPointGoal1-v0 --seed 0
+"""
+
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import rich
+import torch
+import tyro
+from cerl_config import Config
+from filmstrip import filmstrip
+from image_dataset import LIDAR_RANGE, TRUTHS, ImageDataset, collect, read
+from latent_probe_figure import blind_spots_figure
+from latent_probes import (
+    Estimate,
+    explained,
+    gain,
+    linear_probe,
+    network_probe,
+    rank_correlation,
+)
+from open_loop import (
+    last_value,
+    normalised_error,
+    open_loop,
+    starts_of,
+    training_mean,
+    truth,
+)
+from rich.table import Table
+from run_folder import RunFolder
+from torch import Tensor, nn
+from wiring import build_environment, build_world_model, model_optimizer
+
+from blocks import Transitions, WorldModel
+
+RECIPE = "experiment_latent_probe"
+REPRESENTATIONS = ("latents", "random encoder", "image")
+PROBED = "obstacle proximity"  # whose errors are held against those of the cost
+SHARE_OF_IMAGES = 20  # one row in so many is imagined from, or averaged: images are large
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Which images, how long a fit, and how many rows the probes see."""
+
+    task: str = "SafetyPointGoal1-v0"
+    """Safety-Gymnasium navigation task with a goal."""
+    seed: int = 0
+    """Seed of everything random, the dataset's included."""
+    out: Path | None = None
+    """Folder of figures and summary; runs/<recipe>/<task>/seed<k>-<time> by default."""
+    smoke: bool = False
+    """Tiny sizes, to see in a minute that everything works."""
+    episodes: int = 40
+    """Episodes of the dataset."""
+    updates: int = 3000
+    """Model updates."""
+    probe_rows: int = 6000
+    """Training rows of the probes, evenly spread."""
+    horizon: int = 15
+    """Agent steps of the open-loop prediction."""
+    action_repeat: int = 2
+    """Environment steps for each action."""
+    image_depth: int = 16
+    """Channels of the encoder's first layer and of the decoder's last."""
+    image_quality: str = "exact"
+    """As for make_environment."""
+    members: int = 3
+    """Posterior samples K."""
+    threads: int = 2
+    """Threads within torch's operations."""
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "probe_rows", "horizon", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: at least 1.")
+        if self.episodes < 10:
+            raise ValueError(
+                f"episodes: got {self.episodes}; at least 10: every fifth is held out."
+            )
+
+    def config(self) -> Config:
+        """The model's sizes; all else is as in CERL."""
+        tiny = {"deter": 16, "stoch": 4, "hidden": 16, "batch_size": 4} if self.smoke else {}
+        values: dict[str, Any] = {
+            "image_depth": self.image_depth,
+            "image_quality": self.image_quality,
+            "members": self.members,
+            "action_repeat": self.action_repeat,
+            "steps": self.episodes * 1000,
+        }
+        return Config(task=self.task, seed=self.seed, observation="image", **{**values, **tiny})
+
+
+def main(options: Options) -> None:
+    if options.smoke:
+        sizes = {"episodes": 10, "updates": 3, "probe_rows": 300, "horizon": 3}
+        options = replace(options, **sizes, action_repeat=20, image_depth=2, members=2)
+    o, began = options, time.monotonic()
+    config = o.config()
+    torch.set_num_threads(o.threads)
+    name = f"{o.task}-seed{o.seed}-{o.episodes}x{o.action_repeat}-{o.image_quality}.pt"
+    data = read(config, collect(config, o.episodes, Path("runs/datasets") / name))
+    folder = RunFolder.create(RECIPE, o.task, o.seed, o.out)
+    folder.write_config(asdict(o) | {"out": str(folder.path)})
+    print(
+        f"{time.monotonic() - began:.0f} s: {len(data.training):,} rows to learn from", flush=True
+    )
+
+    model = world_model(config)
+    untrained = latents(model, data, o)
+    fit(model, config, data, o.updates, folder)
+    print(f"{time.monotonic() - began:.0f} s: {o.updates:,} updates", flush=True)
+    filmstrip(model, data.held_out[0], len_of(data.held_out[0]) // 2, folder.path / "filmstrip.png")
+    errors = open_loop_errors(model, data, o)
+    trained = latents(model, data, o)
+    represented = {"latents": trained, "random encoder": untrained, "image": images(data, o)}
+    found = probe(data, represented, o)
+    scores = score_rows(data, found, o)
+    misjudged = proximity_errors(data, found)
+    cost = rank_correlation(misjudged, cost_errors(model, data, trained), seed=o.seed)
+    obstacles, distances = torch.cat(data.held_out_obstacle), torch.cat(misjudged)
+    figure = blind_spots_figure(obstacles, distances, folder.path / "blind_spots.png")
+    rich.print(score_table(scores), error_table(errors))
+    print(f"rank correlation between errors of {PROBED} and of cost: {cost}")
+    summary = {
+        "recipe": RECIPE,
+        "task": o.task,
+        "seed": o.seed,
+        "training_rows": len(data.training),
+        "held_out_rows": len(obstacles),
+        "scores": scores,
+        "open_loop": errors,
+        "cost_error_rank_correlation": cost._asdict(),
+        "wall_seconds": round(time.monotonic() - began, 1),
+    }
+    folder.write_summary(summary)
+    folder.close()
+    print(f"{summary['wall_seconds']} s; figures and summary are in {figure.parent}")
+
+
+def len_of(episode: Transitions) -> int:
+    return episode.row.numel()
+
+
+# ---- the fit -------------------------------------------------------------------------------------
+
+
+def world_model(config: Config) -> WorldModel:
+    """The untrained model."""
+    torch.manual_seed(config.seed)  # of the initial weights; later noise is from a generator
+    environment = build_environment(config, config.seed)
+    model = build_world_model(config, environment, "particles")
+    environment.close()
+    return model
+
+
+def fit(
+    model: WorldModel, config: Config, data: ImageDataset, updates: int, folder: RunFolder
+) -> None:
+    """Model updates on sequences drawn uniformly from the training episodes."""
+    optimizer = model_optimizer(config, model)
+    generator = torch.Generator().manual_seed(config.seed)
+    length = min(config.seq_len, len_of(data.held_out[0]))
+    for update in range(1, updates + 1):
+        batch = data.training.sample(config.batch_size, length)
+        loss = model.loss(batch, data_size=len(data.training), generator=generator)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 100.0)
+        optimizer.step()
+        if update % 50 == 0 or update == updates:
+            terms = {name: float(term.detach()) for name, term in loss._asdict().items()}
+            folder.log("update", update, **terms)
+
+
+@torch.no_grad()
+def open_loop_errors(model: WorldModel, data: ImageDataset, options: Options) -> dict[str, Any]:
+    """Errors of the predicted image at each horizon, in units of the held-out variance."""
+    starts = starts_of(data.held_out, options.horizon, every=SHARE_OF_IMAGES)
+    target = truth(model, starts, options.horizon)
+    some = data.training.gather(torch.arange(0, len(data.training), SHARE_OF_IMAGES), 1)
+    predictions = {
+        "model": open_loop(model, starts, options.horizon, seed=options.seed),
+        "last_value": last_value(model, starts, options.horizon),
+        "mean": training_mean(model, some, target),
+    }
+    return {
+        name: normalised_error(prediction.observation, target.observation)
+        for name, prediction in predictions.items()
+    }
+
+
+# ---- the probes ----------------------------------------------------------------------------------
+
+
+class Represented(NamedTuple):
+    """A representation of the probes' training rows, and of each held-out episode."""
+
+    training: Tensor  # [row, input]
+    held_out: list[Tensor]  # [time, input]
+
+
+def probe_rows(data: ImageDataset, options: Options) -> Tensor:
+    """The training rows that the probes learn from."""
+    return torch.arange(0, len(data.training), max(1, len(data.training) // options.probe_rows))
+
+
+@torch.no_grad()
+def latents(model: WorldModel, data: ImageDataset, options: Options) -> Represented:
+    """Filtered features."""
+    generator = torch.Generator().manual_seed(options.seed)
+
+    def of(episode: Transitions) -> Tensor:
+        return model.filter(episode, generator).state.feat[0]
+
+    rows = torch.cat([of(episode) for episode in episodes_of(data)])[probe_rows(data, options)]
+    return Represented(rows, [of(episode) for episode in data.held_out])
+
+
+def images(data: ImageDataset, options: Options) -> Represented:
+    """Every byte of the image."""
+
+    def of(observation: Tensor) -> Tensor:
+        return observation.flatten(-3).float() / 255
+
+    rows = data.training.gather(probe_rows(data, options), 1)
+    return Represented(
+        of(rows.observation[:, 0]), [of(episode.observation[0]) for episode in data.held_out]
+    )
+
+
+def episodes_of(data: ImageDataset) -> list[Transitions]:
+    """The training episodes, each ``[1, time, ...]``."""
+    everything = data.training.gather(torch.tensor([0]), len(data.training))
+    borders = [*everything.is_first[0].nonzero().flatten().tolist(), len(data.training)]
+    return [Transitions(*(x[:, a:b] for x in everything)) for a, b in pairwise(borders)]
+
+
+Read = dict[tuple[str, str, str], list[Tensor]]
+"""By truth, kind of probe and representation: what was read off, ``[time, part]`` an episode."""
+
+
+def probe(data: ImageDataset, represented: dict[str, Represented], options: Options) -> Read:
+    """Train a probe of either kind on each representation, for all truths at once."""
+    rows, lengths = probe_rows(data, options), [len_of(episode) for episode in data.held_out]
+    targets = torch.cat([data.training_truth[what][rows] for what in TRUTHS], 1)
+    parts = [len(names) for names in TRUTHS.values()]
+    found: Read = {}
+    for name, (training, held_out) in represented.items():
+        asked = torch.cat(held_out)
+        for kind, predicted in (
+            ("linear", linear_probe(training, targets, asked)),
+            ("network", network_probe(training, targets, asked, seed=options.seed)),
+        ):
+            for what, columns in zip(TRUTHS, predicted.split(parts, 1), strict=True):
+                found[what, kind, name] = list(columns.split(lengths))
+    return found
+
+
+def score_rows(data: ImageDataset, found: Read, options: Options) -> list[dict[str, Any]]:
+    """Share of the held-out variance that each probe explains, and how much more the latents'."""
+    rows = []
+    for (what, kind, name), predicted in found.items():
+        truths = [part[what] for part in data.held_out_truth]
+        row: dict[str, Any] = {"truth": what, "probe": kind, "representation": name}
+        row["explained"] = explained(predicted, truths, seed=options.seed)._asdict()
+        if name != "latents":
+            ours = found[what, kind, "latents"]
+            row["latents_explain_more"] = gain(ours, predicted, truths, seed=options.seed)._asdict()
+        rows.append(row)
+    return rows
+
+
+def proximity_errors(data: ImageDataset, found: Read) -> list[Tensor]:
+    """By how much the latents' network misjudges the obstacle's distance, in metres."""
+    predicted = found[PROBED, "network", "latents"]
+    truths = [part[PROBED] for part in data.held_out_truth]
+    return [(p - t).abs().squeeze(1) * LIDAR_RANGE for p, t in zip(predicted, truths, strict=True)]
+
+
+@torch.no_grad()
+def cost_errors(model: WorldModel, data: ImageDataset, trained: Represented) -> list[Tensor]:
+    """By how much the mean member misjudges a row's cost, ``[time]`` each."""
+    weights = model.parameter_posterior.sample()
+    return [
+        (model.cost(feat, weights).mean(0) - episode.cost[0]).abs()
+        for feat, episode in zip(trained.held_out, data.held_out, strict=True)
+    ]
+
+
+# ---- what is shown -------------------------------------------------------------------------------
+
+
+def score_table(scores: list[dict[str, Any]]) -> Table:
+    """A row for each truth and probe, a column for each representation."""
+    table = Table(title="share of the held-out variance that a probe explains")
+    for column in ("truth", "probe", *REPRESENTATIONS):
+        table.add_column(column)
+    for what in TRUTHS:
+        for kind in ("linear", "network"):
+            cells = [
+                str(Estimate(**row["explained"]))
+                for row in scores
+                if (row["truth"], row["probe"]) == (what, kind)
+            ]
+            table.add_row(what, kind, *cells)
+    return table
+
+
+def error_table(errors: dict[str, list[float | None]]) -> Table:
+    """Open-loop errors of the image at the nearest and the farthest horizon."""
+    table = Table(title="error of the predicted image, in units of the held-out variance")
+    for column in ("predictor", "1 step ahead", f"{len(errors['model'])} steps ahead"):
+        table.add_column(column)
+    for name, values in errors.items():
+        cells = ("-" if value is None else f"{value:.3f}" for value in (values[0], values[-1]))
+        table.add_row(name.replace("_", " "), *cells)
+    return table
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options))
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")

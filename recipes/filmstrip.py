@@ -1,0 +1,57 @@
+"""A filmstrip: what was seen, what the world model makes of it, and what it imagines on its own."""
+
+from pathlib import Path
+
+import imageio.v3 as imageio
+import torch
+from torch import Tensor
+
+from blocks import ImageDecoder, State, Transitions, WorldModel, imagine
+
+WATCHED, IMAGINED = 8, 12
+"""Agent steps in which the model sees the images, and those after them in which it does not."""
+SHOWN = 2  # one agent step in so many
+SCALE = 2  # of the pixels
+
+
+@torch.no_grad()
+def filmstrip(model: WorldModel, episode: Transitions, start: int, path: Path) -> Path:
+    """Write a picture of three rows: images, reconstructions, and open-loop imagination.
+
+    The last row is the first member's. Its steps in which it still sees are white.
+
+    Args:
+        model: of images.
+        episode: ``[1, time, ...]``, from its beginning, with at least ``WATCHED + IMAGINED`` rows
+            from ``start`` on.
+        start: row at which the strip begins.
+        path: of the png.
+    """
+    assert isinstance(model.decoder, ImageDecoder)
+    seen = Transitions(*(x[:, : start + WATCHED + IMAGINED] for x in episode))
+    filtered = model.filter(seen, torch.Generator().manual_seed(0)).state
+    last = start + WATCHED - 1
+    state = State(*(x[:, last].expand(model.members, -1, -1) for x in filtered))
+    actions = iter(seen.action[0, last + 1 :])
+    imagined = imagine(
+        model.transition(model.parameter_posterior.sample()),
+        lambda feat, noise: (next(actions).expand(*feat.shape[:2], -1), feat[..., 0]),
+        state,
+        IMAGINED,
+        action_size=seen.action.shape[-1],
+        generator=torch.Generator().manual_seed(0),
+    )
+    alone = model.decoder.to_bytes(model.decoder(imagined.state.feat[0, 1:, 0]))
+    blank = torch.full((WATCHED, *alone.shape[1:]), 255, dtype=torch.uint8)
+    reconstructed = model.decoder.to_bytes(model.decoder(filtered.feat[0, start:]))
+    rows = [seen.observation[0, start:], reconstructed, torch.cat([blank, alone])]
+    imageio.imwrite(path, _strip(torch.stack(rows)[:, ::SHOWN]).numpy())
+    return path
+
+
+def _strip(images: Tensor) -> Tensor:
+    """Images ``[row, column, height, width, 3]`` side by side, with a white line between them."""
+    large = images.repeat_interleave(SCALE, 2).repeat_interleave(SCALE, 3)
+    framed = torch.nn.functional.pad(large, (0, 0, 1, 1, 1, 1), value=255)
+    rows, columns, height, width, _ = framed.shape
+    return framed.permute(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)

@@ -1,0 +1,160 @@
+"""Images of a navigation task, and beside each the simulator's truth about it.
+
+Episodes are smooth random walks, which meet obstacles and goals; every fifth is held out.
+"""
+
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from atomic_files import write_atomically
+from cerl_config import Config
+from rich.progress import track
+from static_dataset import append
+from wiring import build_environment, build_replay, sizes
+
+from blocks import SequenceReplay, Transitions
+from blocks.environments import SafetyEnvironment
+
+EVERY = 5  # one episode of so many is held out
+PERSISTENCE = 0.9  # of the walk's actions, from one agent step to the next
+LIDAR_RANGE = 3.0  # metres, as Safety-Gymnasium's lidar sees
+TRUTHS = {
+    "obstacle proximity": ("closeness",),
+    "agent velocity": ("forwards", "leftwards", "turning"),
+    "goal direction": ("forwards", "leftwards"),
+}
+"""What the simulator tells, and its parts."""
+
+
+class ImageDataset(NamedTuple):
+    """Recorded episodes, split; `truth` and `obstacle` have a row for each of the replay's."""
+
+    training: SequenceReplay
+    training_truth: dict[str, torch.Tensor]
+    """By the names in `TRUTHS`, ``[row, part]``."""
+    held_out: list[Transitions]
+    """Whole episodes, ``[1, time, ...]``."""
+    held_out_truth: list[dict[str, torch.Tensor]]
+    """For each of these, ``[time, part]``."""
+    held_out_obstacle: list[torch.Tensor]
+    """Where the nearest obstacle is: distance in metres and bearing in radians, ``[time, 2]``; 0 is
+    straight ahead, positive to the left."""
+
+
+class Walk:
+    """Smooth random actions: a first-order autoregression of unit variance, times a scale."""
+
+    def __init__(self, size: int, generator: np.random.Generator) -> None:
+        self._generator = generator
+        self._state = generator.normal(size=size)
+        # Some episodes dash, others dawdle; all rather go forwards.
+        self._scale, self._push = generator.uniform(0.4, 1.2), generator.uniform(0.0, 0.5)
+
+    def act(self) -> np.ndarray:
+        """The next action, in [-1, 1]."""
+        fresh = self._generator.normal(size=self._state.shape)
+        self._state = PERSISTENCE * self._state + np.sqrt(1 - PERSISTENCE**2) * fresh
+        push = np.zeros_like(self._state)
+        push[0] = self._push
+        return np.clip(self._scale * self._state + push, -1, 1).astype(np.float32)
+
+
+def collect(config: Config, episodes: int, path: Path) -> Path:
+    """Record the episodes in a file, unless it is there: the replay's state, and the truth.
+
+    Args:
+        config: task, seed, action repeat and image quality.
+        episodes: how many.
+        path: of the file.
+    """
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    truths: dict[str, list[np.ndarray]] = {name: [] for name in (*TRUTHS, "obstacle")}
+    with closing(build_environment(config, config.seed)) as environment:
+        replay = build_replay(config, environment)
+        for episode in track(range(episodes), "collecting", transient=True):
+            _, size = sizes(environment)
+            walk = Walk(size, np.random.default_rng(episode))
+            record(environment, replay, walk, truths)
+    content = {
+        "replay": replay.state_dict(),
+        "truth": {name: torch.from_numpy(np.stack(rows)) for name, rows in truths.items()},
+    }
+    write_atomically(path, lambda file: torch.save(content, file))
+    return path
+
+
+def record(
+    environment: SafetyEnvironment,
+    replay: SequenceReplay,
+    walk: Walk,
+    truths: dict[str, list[np.ndarray]],
+) -> None:
+    """One episode, and the truth after each of its steps."""
+    observation, _ = environment.reset()
+    action = np.zeros(sizes(environment)[1], np.float32)
+    step: dict[str, Any] = {"reward": 0.0, "cost": 0.0, "is_first": True}
+    over = False
+    while True:
+        replay.add(observation, action, **step)
+        for name, row in truth_of(environment).items():
+            truths[name].append(row)
+        if over:
+            return
+        action = walk.act()
+        observation, reward, terminated, truncated, info = environment.step(action)
+        step = {"reward": reward, "cost": info["cost"], "is_first": False, "terminated": terminated}
+        over = terminated or truncated
+
+
+def truth_of(environment: SafetyEnvironment) -> dict[str, np.ndarray]:
+    """What the simulator knows about the robot's surroundings, in the robot's own frame."""
+    task = environment._inner.task
+    agent = task.agent
+
+    def seen(position: Any) -> np.ndarray:
+        """Ahead and to the left, in metres."""
+        return ((np.asarray(position) - agent.pos) @ np.asarray(agent.mat))[:2]
+
+    constrained = [o for o in task._obstacles if getattr(o, "is_constrained", False)]
+    obstacles = np.stack([seen(position) for o in constrained for position in o.pos])
+    distances = np.linalg.norm(obstacles, axis=1)
+    nearest = int(distances.argmin())
+    ahead, left = obstacles[nearest]
+    goal = seen(task.goal.pos)
+    rows = {
+        "obstacle proximity": [1 - min(distances[nearest], LIDAR_RANGE) / LIDAR_RANGE],
+        "agent velocity": [*agent.get_sensor("velocimeter")[:2], agent.get_sensor("gyro")[2]],
+        "goal direction": goal / max(1e-6, float(np.linalg.norm(goal))),
+        "obstacle": [distances[nearest], np.arctan2(left, ahead)],
+    }
+    return {name: np.asarray(row, np.float32) for name, row in rows.items()}
+
+
+def read(config: Config, path: Path) -> ImageDataset:
+    """The recorded episodes, every fifth of them held out."""
+    content = torch.load(path, weights_only=True)
+    saved, truth = content["replay"], content["truth"]
+    borders = [*saved["episode_starts"], saved["added"]]
+    with closing(build_environment(config, config.seed)) as environment:
+        everything, training = (build_replay(config, environment) for _ in range(2))
+    everything.load_state_dict(saved)
+    held_out, parts, rows_of_training = [], [], []
+    for episode, (first, last) in enumerate(pairwise(borders)):
+        rows = everything.gather(torch.tensor([first]), last - first)
+        if episode % EVERY == EVERY - 1:
+            held_out.append(rows)
+            parts.append({name: values[first:last] for name, values in truth.items()})
+        else:
+            append(training, rows)
+            rows_of_training.append(torch.arange(first, last))
+    kept = torch.cat(rows_of_training)
+    obstacle = [part.pop("obstacle") for part in parts]
+    return ImageDataset(
+        training, {name: truth[name][kept] for name in TRUTHS}, held_out, parts, obstacle
+    )
