@@ -85,6 +85,7 @@ class CERL(LatentAgent):
         _, action = sizes(environment)
         torch.manual_seed(c.seed)  # of the initial weights; all later noise is from the generator
         self.generator = torch.Generator().manual_seed(c.seed)
+        self.device = torch.device(c.device)
         self.replay = build_replay(c, environment)
         self.model = build_world_model(c, environment, blocks.family)
         feat = c.deter + c.stoch
@@ -96,6 +97,8 @@ class CERL(LatentAgent):
             Critic, feat, members=c.members, hidden=c.hidden, target_rate=c.target_rate
         )
         self.critic, self.cost_critic = critic(unit=1 / (1 - c.discount)), critic(unit=self.budget)
+        for network in (self.model, self.actor, self.critic, self.cost_critic):
+            network.to(self.device)
         self.optimizer = blocks.optimizer(self.actor, c)
         self.model_optimizer = model_optimizer(c, self.model)
         self.critic_optimizer = critic_optimizer(c, self.critic, self.cost_critic)
@@ -117,7 +120,7 @@ class CERL(LatentAgent):
             c.actor_learning_rate_end - c.actor_learning_rate
         )
         rate = self.budget * (1 - c.cost_discount)
-        newest = self.replay.newest_episode()
+        newest = self.on_device(self.replay.newest_episode())
         new = disagreement_on(self.model, newest, rate)
         model = self.learn_model(c.updates_per_episode)
         learned = disagreement_on(self.model, newest, rate)
@@ -141,7 +144,9 @@ class CERL(LatentAgent):
                 recent_fraction=c.recent_fraction,
                 initial_fraction=0.125,
             )
-            loss = self.model.loss(data, data_size=len(self.replay), generator=self.generator)
+            loss = self.model.loss(
+                self.on_device(data), data_size=len(self.replay), generator=self.generator
+            )
             self.improve_model(loss)
             losses.append(
                 {f"model_{name}": float(value.detach()) for name, value in loss._asdict().items()}
@@ -181,6 +186,7 @@ class CERL(LatentAgent):
         """Roll the policy out from some of the start states, under every member."""
         c = self.config
         index = torch.randint(len(starts.deter), (c.imagination_batch,), generator=self.generator)
+        index = index.to(self.device)
         return imagine(
             self.model.transition(weights),
             self.actor.sample,
@@ -231,7 +237,7 @@ class CERL(LatentAgent):
 
     def scale(self, returns: Tensor) -> float:
         """Running 5-95 percentile range of the returns, at least 1 (Hafner et al. 2023)."""
-        low, high = torch.quantile(returns.detach().flatten(), torch.tensor([0.05, 0.95]))
+        low, high = torch.quantile(returns.detach().cpu().flatten(), torch.tensor([0.05, 0.95]))
         self.return_scale += 0.02 * (float(high - low) - self.return_scale)
         return max(1.0, self.return_scale)
 

@@ -66,9 +66,8 @@ def cost_disagreement(
     """
     near = State(*(x.expand(model.members, -1, -1) for x in recent))
     shape = (1, len(recent.deter), action_size)
-    extreme = (torch.randint(0, 2, shape, generator=generator) * 2.0 - 1).expand(
-        model.members, -1, -1
-    )
+    extreme = torch.randint(0, 2, shape, generator=generator) * 2.0 - 1
+    extreme = extreme.to(recent.deter.device).expand(model.members, -1, -1)
     imagined = imagine(
         model.transition(weights),
         lambda feat, noise: (extreme, feat[..., 0]),

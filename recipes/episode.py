@@ -4,13 +4,14 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from blocks import BudgetGuard, SequenceReplay
+from blocks import BudgetGuard, SequenceReplay, WorldModel
 from blocks.environments import SafetyEnvironment
 
 
 class Agent(Protocol):
     """What a recipe hands to `training.run`."""
 
+    model: WorldModel
     replay: SequenceReplay
 
     def start_episode(self) -> None:

@@ -124,7 +124,7 @@ def main(options: Options) -> None:
     untrained = latents(model, data, o)
     fit(model, config, data, o.updates, folder)
     print(f"{time.monotonic() - began:.0f} s: {o.updates:,} updates", flush=True)
-    filmstrip(model, data.held_out[0], len_of(data.held_out[0]) // 2, folder.path / "filmstrip.png")
+    filmstrip(model, data.held_out[0], folder.path / "filmstrip.png")
     errors = open_loop_errors(model, data, o)
     trained = latents(model, data, o)
     represented = {"latents": trained, "random encoder": untrained, "image": images(data, o)}

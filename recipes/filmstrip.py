@@ -15,20 +15,27 @@ SCALE = 2  # of the pixels
 
 
 @torch.no_grad()
-def filmstrip(model: WorldModel, episode: Transitions, start: int, path: Path) -> Path:
+def filmstrip(model: WorldModel, episode: Transitions, path: Path) -> Path | None:
     """Write a picture of three rows: images, reconstructions, and open-loop imagination.
 
-    The last row is the first member's. Its steps in which it still sees are white.
+    From the middle of the episode. The last row is the first member's; while it still sees, it is
+    white.
 
     Args:
         model: of images.
-        episode: ``[1, time, ...]``, from its beginning, with at least ``WATCHED + IMAGINED`` rows
-            from ``start`` on.
-        start: row at which the strip begins.
+        episode: ``[1, time, ...]``, from its beginning.
         path: of the png.
+
+    Returns:
+        The path, or None for an episode that is too short.
     """
     assert isinstance(model.decoder, ImageDecoder)
-    seen = Transitions(*(x[:, : start + WATCHED + IMAGINED] for x in episode))
+    length = episode.row.numel()
+    start = min(length // 2, length - WATCHED - IMAGINED)
+    if start < 0:
+        return None
+    device = next(model.parameters()).device
+    seen = Transitions(*(x[:, : start + WATCHED + IMAGINED].to(device) for x in episode))
     filtered = model.filter(seen, torch.Generator().manual_seed(0)).state
     last = start + WATCHED - 1
     state = State(*(x[:, last].expand(model.members, -1, -1) for x in filtered))
@@ -42,10 +49,10 @@ def filmstrip(model: WorldModel, episode: Transitions, start: int, path: Path) -
         generator=torch.Generator().manual_seed(0),
     )
     alone = model.decoder.to_bytes(model.decoder(imagined.state.feat[0, 1:, 0]))
-    blank = torch.full((WATCHED, *alone.shape[1:]), 255, dtype=torch.uint8)
+    blank = torch.full_like(alone[:1], 255).expand(WATCHED, -1, -1, -1)
     reconstructed = model.decoder.to_bytes(model.decoder(filtered.feat[0, start:]))
     rows = [seen.observation[0, start:], reconstructed, torch.cat([blank, alone])]
-    imageio.imwrite(path, _strip(torch.stack(rows)[:, ::SHOWN]).numpy())
+    imageio.imwrite(path, _strip(torch.stack(rows)[:, ::SHOWN].cpu()).numpy())
     return path
 
 

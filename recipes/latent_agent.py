@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from cerl_config import Config
 
-from blocks import Actor, Normalizer, SequenceReplay, State, WorldModel
+from blocks import Actor, Normalizer, SequenceReplay, State, Transitions, WorldModel
 
 START_SEQUENCES, START_LENGTH, BURN_IN = 48, 16, 8
 
@@ -16,7 +16,7 @@ class LatentAgent:
 
     Attributes:
         STATEFUL: names of the attributes that a checkpoint holds.
-        generator: source of all noise.
+        generator: source of all noise, on the CPU wherever the networks are.
         return_scale: running range of the returns.
         state, last_action: where the episode's filtering stands, ``[1, ...]``.
     """
@@ -26,6 +26,7 @@ class LatentAgent:
     model: WorldModel
     actor: Actor
     replay: SequenceReplay
+    device: torch.device
     generator: torch.Generator
     return_scale: float
     state: State
@@ -34,26 +35,29 @@ class LatentAgent:
     def start_episode(self) -> None:
         """Begin to filter a new episode."""
         self.state = self.model.rssm.initial(1)
-        self.last_action = torch.zeros(1, self.actor.action)
+        self.last_action = torch.zeros(1, self.actor.action, device=self.device)
 
     @torch.no_grad()
     def act(self, observation: np.ndarray, scale: float) -> np.ndarray:
         """Filter one observation and choose an action; ``scale`` 0 gives the mean action."""
         rssm = self.model.rssm
-        embed = self.model.embed(torch.from_numpy(observation).unsqueeze(0))
+        embed = self.model.embed(torch.from_numpy(observation).unsqueeze(0).to(self.device))
         deter, _ = rssm.transition(self.state, self.last_action)
         posterior = rssm.posterior(deter, embed)
-        self.state = State(
-            deter, posterior.rsample(posterior.noise((1, rssm.stoch), self.generator))
-        )
+        noise = posterior.noise((1, rssm.stoch), self.generator).to(self.device)
+        self.state = State(deter, posterior.rsample(noise))
         feat = self.state.feat
         if scale:
             noise = torch.randn(1, self.actor.action, generator=self.generator)
-            action = self.actor.sample(feat, noise, scale=scale).action
+            action = self.actor.sample(feat, noise.to(self.device), scale=scale).action
         else:
             action = self.actor.mode(feat)
         self.last_action = action
-        return action[0].numpy()
+        return action[0].cpu().numpy()
+
+    def on_device(self, data: Transitions) -> Transitions:
+        """Sequences of the replay where the networks are."""
+        return Transitions(*(x.to(self.device) for x in data))
 
     def fit_normalizer(self) -> None:
         """Normalise vectors by all that has been seen; images are taken as they are."""
@@ -67,12 +71,14 @@ class LatentAgent:
         How an episode begins is a few of its states but decides the others.
         """
         c = self.config
-        data = self.replay.sample(
-            START_SEQUENCES,
-            BURN_IN + START_LENGTH,
-            recent_episodes=c.recent_episodes,
-            recent_fraction=0.5,
-            initial_fraction=0.25,
+        data = self.on_device(
+            self.replay.sample(
+                START_SEQUENCES,
+                BURN_IN + START_LENGTH,
+                recent_episodes=c.recent_episodes,
+                recent_fraction=0.5,
+                initial_fraction=0.25,
+            )
         )
         state = self.model.filter(data, self.generator).state
         # A state that began at zero in the middle of an episode has not yet seen enough.

@@ -5,6 +5,7 @@
     tensorboard/       the same numbers for TensorBoard
     checkpoints/       the newest two, each written atomically
     summary.json       the headline figures, once the run has ended
+    filmstrip.png      of images: the newest episode, reconstructed and imagined
     profile.json, trace.json.gz    with --profile
 
 A checkpoint remembers how long `metrics.jsonl` was, so a resumed run cuts the file back to exactly
@@ -29,7 +30,7 @@ from provenance import git_commit, hardware, installed_versions
 
 DESCRIPTION = ("recipe", "versions", "commit", "hardware")  # in config.json, not hyper-parameters
 # Where and how a run is computed, not what.
-MAY_DIFFER = ("out", "resume", "threads", "profile")
+MAY_DIFFER = ("out", "resume", "threads", "profile", "device")
 KEPT_CHECKPOINTS = 2
 PLAIN_TYPES = (type(None), bool, int, float, str, bytes)
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}

@@ -18,6 +18,7 @@ import torch
 from atomic_files import RunError
 from cerl_config import Config, parse, to_json
 from episode import Agent, run_episode
+from filmstrip import filmstrip
 from profiling import Profile
 from progress import Progress, headline_table
 from results import log_episode, log_iterate, safety_of, write_results
@@ -41,6 +42,8 @@ def run(recipe: str, make_agent: MakeAgent, **defaults: Any) -> None:
     folder: Path | None = None
     try:
         config = parse(recipe, sys.argv[1:], **defaults)
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device: got cuda, but torch finds no CUDA device here; allowed: cpu.")
         set_threads(config.threads)
         # Splitting an operation over two cores is slower at all sizes but those of images.
         torch.set_num_threads(config.threads if config.observation == "image" else 1)
@@ -130,6 +133,8 @@ def _learn(run_folder: RunFolder, config: Config, agent: Agent, state: "Training
     begin = episodes == prefill
     state.learned = agent.begin() if begin else agent.learn(state.steps / config.steps)
     run_folder.log("update", state.steps, **state.learned)
+    if config.observation == "image":
+        filmstrip(agent.model, agent.replay.newest_episode(), run_folder.path / "filmstrip.png")
 
 
 @dataclass

@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as imageio
 import pytest
+import torch
 from processes import finish, launch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -45,6 +47,17 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
     assert 0 < update["model_observation"] < 64 * 64 * 3 / 2
     assert summary["environment_steps"] == 2000
     assert (undisturbed / "policy.mp4").exists()
+    strip = imageio.imread(undisturbed / "filmstrip.png")  # three rows of images, doubled, framed
+    assert strip.shape == (3 * 130, 10 * 130, 3)
+    assert strip[:130, :].std() > 5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    process = launch(CERL_FULL, *SETTINGS, "--device", "cuda", "--out", tmp_path / "run")
+    _, err = finish(process, 2)
+    assert err.startswith("error: device: got cuda, but torch finds no CUDA device here")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
