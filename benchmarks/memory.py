@@ -1,17 +1,23 @@
-"""What an agent of each preset takes, and whether anything grows over thousands of updates.
+"""What an agent of each preset and a replay of images take, and whether updates make it grow.
 
 python benchmarks/memory.py
 """
 
 import dataclasses
+import multiprocessing
+import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import tyro
 from measure import markdown, write
 from training_step import build, environment, peak_memories, peak_of_process
+
+from blocks import SequenceReplay
 
 # isort: split
 from cerl_config import PRESETS, Config
@@ -19,11 +25,18 @@ from cerl_config import PRESETS, Config
 BYTES_OF_FLOAT = 4
 FLAGS = 2
 """Bytes of a row's is_first and terminated."""
+IMAGE, IMAGE_ACTION = (64, 64, 3), 2
+EPISODE_LENGTH = 500
+BATCHES, BATCH_SIZE, SEQ_LEN = 20, 16, 32
+WARM_UP_ROWS = 50
+MAPS = Path("/proc/self/smaps_rollup")
+SIZES = ("own memory", "peak", "file", "checkpoint")
+MIB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Memory of CERL: of each preset, by members, and over a soak of small updates."""
+    """Memory of CERL: of each preset, by members, of image replays, and over a soak of updates."""
 
     members: tuple[int, ...] = (1, 5, 20)
     """Numbers of members."""
@@ -31,6 +44,8 @@ class Options:
     """Updates of the model, and as many of the policy, in the soak; at the sizes of --smoke."""
     looks: int = 10
     """How often the soak looks, evenly spread."""
+    rows: tuple[int, ...] = (4000, 8000, 16_000)
+    """Rows of image replays, in memory and with their observations in a file."""
     smoke: bool = False
     """Few updates and tiny sizes, to see that it works."""
     out: Path = Path("runs/benchmarks/memory.json")
@@ -63,7 +78,7 @@ def full_replay(preset: str) -> float:
         space.shape or () for space in (environment().observation_space, environment().action_space)
     )
     row = BYTES_OF_FLOAT * (sum(observation) + sum(action) + 2) + FLAGS
-    return row * config.steps / config.action_repeat / 2**20
+    return row * config.steps / config.action_repeat / MIB
 
 
 def soak(options: Options) -> list[dict[str, Any]]:
@@ -77,15 +92,120 @@ def soak(options: Options) -> list[dict[str, Any]]:
     return looks
 
 
+def image_replays(options: Options) -> list[dict[str, Any]]:
+    """Bytes that replays full of 64x64x3 pictures take, each in a process of its own."""
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    cases = [(rows, spilled) for spilled in (False, True) for rows in options.rows]
+    with (
+        tempfile.TemporaryDirectory(dir=options.out.parent) as folder,  # on the disk of the results
+        multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool,
+    ):
+        measured = pool.starmap(partial(image_replay, Path(folder)), cases, chunksize=1)
+    return [
+        {"rows": rows, "observations": "in a file" if spilled else "in memory", **sizes}
+        for (rows, spilled), sizes in zip(cases, measured, strict=True)
+    ]
+
+
+def image_replay(folder: Path, rows: int, spilled: bool) -> dict[str, int | None]:
+    """What this process grows by while it fills a replay, samples from it and saves its state.
+
+    Own memory is looked at once the replay is full; the peak has batches, the state and the pages
+    of the file as well.
+    """
+    stores = [folder / f"{rows}_{name}" if spilled else None for name in ("warm_up", "rows")]
+    filled(WARM_UP_ROWS, stores[0]).sample(1, 2)  # what torch sets up is not counted
+    own, peak = own_memory(), peak_of_process()
+    replay = filled(rows, stores[1])
+    own = None if own is None else (own_memory() or 0) - own
+    for _ in range(BATCHES):
+        replay.sample(BATCH_SIZE, SEQ_LEN)
+    checkpoint = folder / "checkpoint.pt"
+    torch.save(replay.state_dict(), checkpoint)
+    return {
+        "own memory": own,
+        "peak": round((peak_of_process() - peak) * MIB),
+        "file": sum(file.stat().st_size for file in stores[1].iterdir()) if stores[1] else 0,
+        "checkpoint": checkpoint.stat().st_size,
+    }
+
+
+def filled(rows: int, folder: Path | None) -> SequenceReplay:
+    """A replay full of random pictures."""
+    replay = SequenceReplay(
+        rows,
+        observation_shape=IMAGE,
+        observation_dtype=torch.uint8,
+        action=IMAGE_ACTION,
+        folder=folder,
+    )
+    random = np.random.default_rng(0)
+    for row in range(rows):
+        replay.add(
+            random.integers(0, 256, IMAGE, np.uint8),
+            random.uniform(-1, 1, IMAGE_ACTION),
+            reward=1.0,
+            cost=0.0,
+            is_first=row % EPISODE_LENGTH == 0,
+        )
+    return replay
+
+
+def own_memory() -> int | None:
+    """Bytes of this process that are no file's; None where the system does not tell (not Linux)."""
+    if not MAPS.exists():
+        return None
+    return int(MAPS.read_text().split("Anonymous:")[1].split()[0]) * 1024
+
+
+def in_mib(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the table of image replays."""
+    return [
+        {"rows": sizes["rows"], "observations": sizes["observations"]}
+        | {f"{name}, MiB": f"{sizes[name] / MIB:.1f}" for name in SIZES if sizes[name] is not None}
+        for sizes in measured
+    ]
+
+
+def slopes(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Bytes by which each size grows with a row, by least squares, and so for a million rows."""
+    table = []
+    for kept in ("in memory", "in a file"):
+        some = [sizes for sizes in measured if sizes["observations"] == kept]
+        for name in [name for name in SIZES if some[0][name] is not None]:
+            rows, taken = [sizes["rows"] for sizes in some], [sizes[name] for sizes in some]
+            slope = float(np.polyfit(rows, taken, 1)[0])
+            table.append(
+                {
+                    "observations": kept,
+                    "what": name,
+                    "bytes a row": round(slope),
+                    "a million rows, GB": f"{slope / 1000:.2f}",
+                }
+            )
+    return table
+
+
 def main(options: Options) -> None:
     torch.set_num_threads(1)
     if options.smoke:
-        options = dataclasses.replace(options, updates=20, looks=2, members=options.members[:1])
+        options = dataclasses.replace(
+            options, updates=20, looks=2, members=options.members[:1], rows=(200, 400)
+        )
+    pictures = image_replays(options)
+    print(markdown(in_mib(pictures)), end="\n\n")
+    by_row = slopes(pictures)
+    print(markdown(by_row), end="\n\n")
     by_preset = presets(options)  # before the soak: a process inherits what its parent holds
     print(markdown(by_preset), end="\n\n")
     looks = soak(options)
     print(markdown(looks))
-    results = {"presets": by_preset, "soak": looks}
+    results = {
+        "presets": by_preset,
+        "image_replays": pictures,
+        "image_replays_by_row": by_row,
+        "soak": looks,
+    }
     write(options.out, "memory", dataclasses.asdict(options), results)
 
 

@@ -1,11 +1,13 @@
 """Sequence replay: whole episodes in flat arrays, sampled as sequences, restored exactly."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from blocks._observation_file import create, reopen
 from blocks.types import Transitions
 
 
@@ -14,13 +16,24 @@ class SequenceReplay:
 
     A row is an observation with the action, reward and cost that led to it; the first row of an
     episode has ``is_first`` set. A sequence may run over a border: filtering resets its state at
-    ``is_first``. Memory: ``4 * (observation + action + 2) + 2`` bytes a row for vectors.
+    ``is_first``.
+
+    A row of vectors takes ``4 * (observation + action + 2) + 2`` bytes, 102 for 17 numbers and 6
+    actions: a million rows take 102 MB. A row of 64x64x3 bytes takes ``12288 + 4 * (action + 2) +
+    2``, 12,306 for 2 actions: a million rows take 12.3 GB. Memory is taken as rows are added.
+
+    With a ``folder`` the observations are in a file in it (12.3 GB for a million such images, all
+    of it reserved at the first row) and the rest in memory (18 MB). What is in memory of the file
+    the kernel can take back at any time. Such a replay never overwrites a row: once it is full,
+    ``add`` raises. Its ``state_dict`` holds no observations; it counts on the file.
 
     Args:
-        capacity: number of rows kept; the oldest are overwritten.
+        capacity: number of rows kept; the oldest are overwritten. With a ``folder``, at least the
+            rows of the whole run.
         observation_shape, observation_dtype: of one observation (uint8 for images).
         action: size of the action.
         seed: seed of the sampling generator.
+        folder: where to keep the observations; without one they are in memory.
     """
 
     def __init__(
@@ -31,20 +44,27 @@ class SequenceReplay:
         action: int,
         observation_dtype: torch.dtype = torch.float32,
         seed: int = 0,
+        folder: Path | None = None,
     ) -> None:
         if capacity < 2:
             raise ValueError(f"capacity: got {capacity}; a sequence needs at least 2 rows.")
         self.capacity = capacity
-        self._stores = (
-            torch.zeros(capacity, *observation_shape, dtype=observation_dtype),
-            torch.zeros(capacity, action),
-            torch.zeros(capacity),
-            torch.zeros(capacity),
-            torch.zeros(capacity, dtype=torch.bool),
-            torch.zeros(capacity, dtype=torch.bool),
-        )
+        dtype = torch.empty(0, dtype=observation_dtype).numpy().dtype
+        self._layout = ((capacity, *observation_shape), dtype)  # of all observations
+        self._file = None if folder is None else folder / "observations.npy"
+        self._mapped: np.memmap | None = None  # from the first row added or restored on
+        in_memory = capacity if self._file is None else 0
+        # By numpy, which takes memory as rows are written; torch.zeros would take it all at once.
+        self._arrays = [
+            np.zeros((in_memory, *observation_shape), dtype),
+            np.zeros((capacity, action), np.float32),
+            np.zeros(capacity, np.float32),
+            np.zeros(capacity, np.float32),
+            np.zeros(capacity, np.bool_),
+            np.zeros(capacity, np.bool_),
+        ]
         # The same memory: numpy writes a row several times as fast.
-        self._arrays = tuple(store.numpy() for store in self._stores)
+        self._stores = [torch.from_numpy(array) for array in self._arrays]
         self.added = 0
         self._episode_starts: list[int] = []
         self._generator = np.random.default_rng(seed)
@@ -71,7 +91,8 @@ class SequenceReplay:
         """Append one row.
 
         Raises:
-            ValueError: a NaN or an infinity in any field, or a wrong shape; nothing is stored then.
+            ValueError: a NaN or an infinity in any field, or a wrong shape; with a ``folder``, it
+                is full or holds another replay's file. Nothing is stored then.
         """
         given = (observation, action, reward, cost, is_first, terminated)
         with np.errstate(over="ignore"):  # what overflows is refused below
@@ -88,6 +109,8 @@ class SequenceReplay:
                 )
             if not np.isfinite(value).all():
                 raise ValueError(f"{name}: got NaN or infinity at row {self.added}; not stored.")
+        if self._file is not None:
+            self._make_room(self._file)
         if is_first:
             self._episode_starts.append(self.added)
         for value, array in zip(row, self._arrays, strict=True):
@@ -153,24 +176,39 @@ class SequenceReplay:
         return Transitions(*(store[rows % self.capacity] for store in self._stores), row=rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on sampling the same sequences, as tensors and plain values."""
-        stored = {
-            k: v[: len(self)].clone()
-            for k, v in zip(Transitions._fields, self._stores, strict=False)
-        }
+        """Everything needed to go on sampling the same sequences, as tensors and plain values.
+
+        With a ``folder`` the observations are not in it, but on disk when this returns.
+        """
+        stored = {name: store[: len(self)].clone() for name, store in self._saved_stores().items()}
         state = self._generator.bit_generator.state
         inner = {k: str(v) for k, v in state["state"].items()}  # 128-bit integers
-        return {
+        saved = {
             "rows": stored,
             "added": self.added,
             "episode_starts": list(self._episode_starts),
             "generator": {**state, "state": inner},
         }
+        if self._mapped is not None and self.added:
+            self._mapped.flush()  # before anybody saves the state that counts on it
+            saved["newest_observation"] = self._stores[0][self.added - 1].clone()
+        return saved
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned, into a replay of the same capacity."""
+        """Restore what ``state_dict`` returned, into a replay of the same capacity.
+
+        Raises:
+            ValueError: the state, or the file in the ``folder``, is of another replay, or the file
+                is missing or damaged; the replay stays as it was.
+        """
         rows = min(int(state["added"]), self.capacity)
-        stores = dict(zip(Transitions._fields, self._stores, strict=False))
+        stores = self._saved_stores()
+        if state["rows"].keys() != stores.keys():
+            raise ValueError(
+                f"folder: got {self._file and self._file.parent}, and a state that holds "
+                f"{', '.join(state['rows'])}; a state without observations needs the folder that "
+                "they are in, one with observations a replay without a folder."
+            )
         for name, store in stores.items():
             saved = state["rows"][name]
             if len(saved) != rows or saved.shape[1:] != store.shape[1:]:
@@ -178,6 +216,8 @@ class SequenceReplay:
                     f"{name}: got saved rows of shape {tuple(saved.shape)}; this replay holds "
                     f"{rows} rows of shape {tuple(store.shape[1:])}."
                 )
+        if self._file is not None and (rows or self._file.exists()):
+            self._map(self._reopened(self._file, state))
         for name, store in stores.items():
             store[:rows] = state["rows"][name]
         self.added = int(state["added"])
@@ -185,3 +225,41 @@ class SequenceReplay:
         generator = dict(state["generator"])
         generator["state"] = {k: int(v) for k, v in generator["state"].items()}
         self._generator.bit_generator.state = generator
+
+    def _saved_stores(self) -> dict[str, Tensor]:
+        """The stores whose rows are in the state: all, but for observations kept in a file."""
+        stores = dict(zip(Transitions._fields, self._stores, strict=False))
+        if self._file is not None:
+            del stores["observation"]
+        return stores
+
+    def _make_room(self, file: Path) -> None:
+        """Before a row is written: make the file if there is none yet, and never wrap around.
+
+        A checkpoint counts on the rows below its ``added``, as they were. A process writes rows
+        from the ``added`` of the checkpoint that it loaded on, and each only once, so the rows that
+        a checkpoint counts on, and those of any older one, stay as they were whenever the process
+        is killed; what was written after the checkpoint is written again. A full ring would break
+        this: its next row takes the place of one that the last checkpoint counts on.
+        """
+        if self.added >= self.capacity:
+            raise ValueError(
+                f"capacity: got {self.capacity}, and so many rows are stored; with a folder no row "
+                "is overwritten, so give a capacity of at least the rows of the whole run."
+            )
+        if self._mapped is None:
+            self._map(create(file, *self._layout))
+
+    def _reopened(self, file: Path, state: dict[str, Any]) -> np.memmap:
+        """The file that a saved state counts on."""
+        mapped, added = reopen(file, *self._layout), int(state["added"])
+        if added and not np.array_equal(mapped[added - 1], state["newest_observation"].numpy()):
+            raise ValueError(
+                f"observation: got {file} with another row {added - 1} than the state was saved "
+                "with; put back the file of the same run."
+            )
+        return mapped
+
+    def _map(self, mapped: np.memmap) -> None:
+        self._mapped = self._arrays[0] = mapped
+        self._stores[0] = torch.from_numpy(mapped)

@@ -136,9 +136,21 @@ def test_training_step_sweeps_over_sizes(tmp_path: Path) -> None:
     assert len(content["results"]["seconds"]) == 2 * 2
 
 
-def test_memory_looks_at_each_preset_and_over_a_soak(tmp_path: Path) -> None:
+def test_memory_looks_at_each_preset_at_image_replays_and_over_a_soak(tmp_path: Path) -> None:
     printed, content = smoke("memory", tmp_path / "memory.json")
     assert [row["preset"] for row in content["results"]["presets"]] == ["cpu", "paper"]
     assert all(row["full replay, MiB"] > 0 for row in content["results"]["presets"])
     assert [row["updates"] for row in content["results"]["soak"]] == [10, 20]
     assert "| paper |" in printed
+    replays = content["results"]["image_replays"]
+    assert [row["rows"] for row in replays] == [200, 400, 200, 400]
+    assert [row["file"] // 12_288 for row in replays] == [0, 0, 200, 400]
+    assert all(row["checkpoint"] // row["rows"] < 100 for row in replays[2:])
+    by_row = {
+        (row["observations"], row["what"]): row["bytes a row"]
+        for row in content["results"]["image_replays_by_row"]
+    }
+    assert by_row["in a file", "file"] == 12_288
+    assert by_row["in a file", "checkpoint"] < 100 < 12_288 < by_row["in memory", "checkpoint"]
+    assert "| in a file | file | 12288 | 12.29 |" in printed
+    assert not [file for file in tmp_path.iterdir() if file.is_dir()]  # the stores are gone

@@ -1,4 +1,15 @@
+import errno
+import inspect
 import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +23,8 @@ from blocks.replay import SequenceReplay
 from blocks.types import Transitions
 
 
-def make(capacity: int = 100, seed: int = 0) -> SequenceReplay:
-    return SequenceReplay(capacity, observation_shape=(2,), action=1, seed=seed)
+def make(capacity: int = 100, seed: int = 0, folder: Path | None = None) -> SequenceReplay:
+    return SequenceReplay(capacity, observation_shape=(2,), action=1, seed=seed, folder=folder)
 
 
 def fields(row: int, *, is_first: bool = False, terminated: bool = False) -> dict[str, Any]:
@@ -252,6 +263,315 @@ def test_a_refused_state_leaves_the_replay_as_it_was() -> None:
         small.load_state_dict(large.state_dict())
     assert len(small) == 3
     assert small.sample(2, 3).row.tolist() == [[0, 1, 2], [0, 1, 2]]
+
+
+# ---- observations in a file ----------------------------------------------------------------------
+
+
+STORE = "observations.npy"
+
+
+def spilled_state(folder: Path) -> dict[str, Any]:
+    """The state of a replay of capacity 20 that has left 9 rows in the folder."""
+    replay = make(20, folder=folder)
+    fill(replay, [5, 4])
+    return saved_and_loaded(replay.state_dict())
+
+
+def draw(replay: SequenceReplay) -> Transitions:
+    return replay.sample(7, 2, recent_episodes=2, recent_fraction=0.5, initial_fraction=0.25)
+
+
+@given(st.lists(st.integers(2, 7), min_size=1, max_size=8), st.integers(0, 100))
+def test_spilled_and_in_memory_replays_give_the_same_samples(
+    episodes: list[int], seed: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        pair = make(60, seed), make(60, seed, Path(folder))
+        for episode in episodes:
+            for replay in pair:
+                fill(replay, [episode])
+            assert_same(*(draw(replay) for replay in pair))
+            assert_same(*(replay.newest_episode() for replay in pair))
+            assert torch.equal(*(replay.observations for replay in pair))
+
+
+@given(
+    st.lists(st.integers(2, 5), max_size=4),
+    st.lists(st.integers(2, 5), max_size=4),
+    st.lists(st.integers(2, 5), min_size=1, max_size=4),
+)
+def test_a_killed_spilled_replay_goes_on_as_if_undisturbed(
+    before: list[int], lost: list[int], after: list[int]
+) -> None:
+    """The rows of the `lost` episodes are in the file, but in no checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        undisturbed, killed = make(60, seed=3), make(60, 3, Path(folder))
+        for replay in (undisturbed, killed):
+            fill(replay, before)
+        state = saved_and_loaded(killed.state_dict())
+        for length in lost:
+            for step in range(length):  # other rows than those that come in their place
+                killed.add(**fields(1000 + step, is_first=step == 0))
+            draw(killed)
+        resumed = make(60, 99, Path(folder))
+        resumed.load_state_dict(state)
+        for length in after:
+            for replay in (undisturbed, resumed):
+                fill(replay, [length])
+            assert_same(draw(undisturbed), draw(resumed))
+        assert torch.equal(undisturbed.observations, resumed.observations)
+
+
+IMAGES = {"observation_shape": (64, 64, 3), "observation_dtype": torch.uint8, "action": 1}
+
+
+def add_pictures(replay: SequenceReplay, until: int) -> None:
+    """Pictures from a generator seeded by the row's number, in episodes of 5."""
+    for row in range(replay.added, until):
+        picture = np.random.default_rng(row).integers(0, 256, (64, 64, 3), np.uint8)
+        replay.add(picture, np.ones(1), reward=float(row), cost=0.0, is_first=row % 5 == 0)
+
+
+def test_a_process_killed_at_any_moment_is_resumed_to_the_same_samples(tmp_path: Path) -> None:
+    """Killed twice, while it adds rows and saves a checkpoint every 10 of them."""
+    code = """
+        import os
+        from pathlib import Path
+        import torch
+        from test_replay import IMAGES, SequenceReplay, add_pictures, draw
+        replay = SequenceReplay(10_000, **IMAGES, folder=Path("store"))
+        if Path("checkpoint.pt").exists():
+            replay.load_state_dict(torch.load("checkpoint.pt", weights_only=True))
+        while replay.added < 9_990:
+            add_pictures(replay, replay.added + 10)
+            draw(replay)
+            torch.save(replay.state_dict(), "new.pt")
+            os.replace("new.pt", "checkpoint.pt")
+            print(replay.added, flush=True)
+    """
+    for moment in (0.003, 0.01):
+        with started(code, tmp_path) as process:
+            assert process.stdout
+            for _ in range(3):
+                assert process.stdout.readline(), process.communicate()[1]
+            time.sleep(moment)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    resumed = SequenceReplay(10_000, **IMAGES, seed=9, folder=tmp_path / "store")
+    resumed.load_state_dict(state)
+    assert resumed.added >= 60
+    undisturbed = SequenceReplay(10_000, **IMAGES)
+    while undisturbed.added < resumed.added:
+        add_pictures(undisturbed, undisturbed.added + 10)
+        draw(undisturbed)
+    for replay in (undisturbed, resumed):
+        add_pictures(replay, replay.added + 7)
+    assert_same(draw(undisturbed), draw(resumed))
+    assert torch.equal(undisturbed.observations, resumed.observations)
+
+
+def started(code: str, folder: Path) -> subprocess.Popen[str]:
+    """A fresh interpreter that works in the folder and can import this file."""
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent)])
+    return subprocess.Popen(
+        [sys.executable, "-c", inspect.cleandoc(code)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells the memory on Linux")
+@pytest.mark.parametrize("folder", [None, "store"], ids=["in memory", "spilled"])
+def test_memory_is_taken_as_rows_are_added(tmp_path: Path, folder: str | None) -> None:
+    """Room for 614 MB of pictures and 80 MB of actions; 100 pictures are 1.2 MB."""
+    code = f"""
+        from pathlib import Path
+        import numpy as np, torch
+        from blocks.replay import SequenceReplay
+        def peak():  # in bytes; ru_maxrss would be the parent's, if that is larger
+            status = Path("/proc/self/status").read_text()
+            return 1024 * int(status.split("VmHWM:")[1].split()[0])
+        before = peak()
+        replay = SequenceReplay(
+            50_000, observation_shape=(64, 64, 3), observation_dtype=torch.uint8, action=400,
+            folder={folder!r} and Path({folder!r}),
+        )
+        for row in range(100):
+            picture = np.full((64, 64, 3), 7, np.uint8)
+            replay.add(picture, np.ones(400), reward=1.0, cost=1.0, is_first=row == 0)
+        print(peak() - before)
+    """
+    out, err = started(code, tmp_path).communicate(timeout=120)
+    assert out, err
+    assert 1e6 < int(out) < 40e6
+
+
+def test_a_spilled_state_holds_no_observations_and_they_are_flushed_before_it_is_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay = make(20, folder=tmp_path)
+    fill(replay, [5])
+    flushed: list[int] = []
+    monkeypatch.setattr(np.memmap, "flush", lambda _: flushed.append(replay.added))
+    state = replay.state_dict()
+    assert flushed == [5]
+    assert "observation" not in state["rows"]
+    assert "action" in state["rows"]
+    assert np.array_equal(np.load(tmp_path / STORE)[:5], replay.observations.numpy())
+
+
+def test_no_file_is_made_before_the_first_row(tmp_path: Path) -> None:
+    replay = make(20, folder=tmp_path / "new" / "store")
+    assert not (tmp_path / "new").exists()
+    assert len(replay.observations) == 0
+    resumed = make(20, folder=tmp_path / "new" / "store")
+    resumed.load_state_dict(saved_and_loaded(replay.state_dict()))
+    fill(resumed, [3])
+    assert [file.name for file in (tmp_path / "new" / "store").iterdir()] == [STORE]
+
+
+def test_a_row_that_is_refused_makes_no_file(tmp_path: Path) -> None:
+    replay = make(folder=tmp_path)
+    with pytest.raises(ValueError, match="observation: got NaN"):
+        replay.add(**fields(0) | {"observation": np.array([np.nan, 0.0])})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_spilled_replay_refuses_a_row_that_would_overwrite_one(tmp_path: Path) -> None:
+    replay = make(6, folder=tmp_path)
+    fill(replay, [6])
+    state = replay.state_dict()
+    expected = replay.observations.clone()
+    with pytest.raises(ValueError, match=r"^capacity: got 6, .* rows of the whole run"):
+        fill(replay, [1])
+    assert replay.added == 6
+    assert replay.state_dict()["episode_starts"] == state["episode_starts"]
+    assert torch.equal(replay.observations, expected)
+
+
+def test_a_new_replay_refuses_a_folder_that_holds_another_s_observations(tmp_path: Path) -> None:
+    state = spilled_state(tmp_path)
+    stored = (tmp_path / STORE).read_bytes()
+    new = make(20, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"^folder: got .* already holds the observations"):
+        fill(new, [1])
+    assert len(new) == 0
+    assert (tmp_path / STORE).read_bytes() == stored
+    new.load_state_dict(state)
+    assert len(new) == 9
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 1)
+
+
+def empty(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+def scribble(file: Path) -> None:
+    file.write_bytes(b"no array" * 100)
+
+
+def exchange(file: Path) -> None:
+    """Another run's, of the same layout."""
+    array = np.load(file)
+    np.save(file, array + 1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (remove, rf"^observation: got no file .*{STORE}"),
+        (cut, r"of 287 bytes, cut short or damaged .* needs 160 bytes and a header"),
+        (empty, r"of 0 bytes, cut short or damaged"),
+        (scribble, r"of 800 bytes, cut short or damaged"),
+        (exchange, r"^observation: got .* another row 8 than"),
+    ],
+)
+def test_a_missing_or_damaged_file_is_refused(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    state = spilled_state(tmp_path)
+    damage(tmp_path / STORE)
+    size = (tmp_path / STORE).stat().st_size if (tmp_path / STORE).exists() else None
+    replay = make(20, folder=tmp_path)
+    with pytest.raises(ValueError, match=message):
+        replay.load_state_dict(state)
+    assert len(replay) == 0
+    assert size is None or (tmp_path / STORE).stat().st_size == size  # left as it was
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"capacity": 30}, r"^capacity: got \(30,\); .* was made with \(20,\)"),
+        ({"observation_shape": (3,)}, r"^observation_shape: got \(3,\); .* made with \(2,\)"),
+        ({"observation_dtype": torch.uint8}, r"^observation_dtype: got uint8; .* with float32"),
+    ],
+)
+def test_a_file_of_another_layout_is_refused_by_name(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    state = spilled_state(tmp_path)
+    layout = {"capacity": 20, "observation_shape": (2,), "action": 1} | change
+    with pytest.raises(ValueError, match=message):
+        SequenceReplay(**layout, folder=tmp_path).load_state_dict(state)
+
+
+def test_a_spilled_state_needs_a_folder_and_one_with_observations_none(tmp_path: Path) -> None:
+    spilled, replay = spilled_state(tmp_path / "one"), make(20)
+    fill(replay, [3])
+    with pytest.raises(ValueError, match="folder: got None, and a state that holds action"):
+        replay.load_state_dict(spilled)
+    with pytest.raises(ValueError, match="and a state that holds observation, action"):
+        make(20, folder=tmp_path / "two").load_state_dict(replay.state_dict())
+    assert len(replay) == 3
+
+
+def test_a_copy_of_file_and_state_goes_its_own_way(tmp_path: Path) -> None:
+    state = spilled_state(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    one, two = make(20, folder=tmp_path / "one"), make(20, folder=tmp_path / "two")
+    for replay in (one, two):
+        replay.load_state_dict(state)
+    assert_same(draw(one), draw(two))
+    fill(one, [3])
+    assert two.observations.shape == (9, 2)
+    assert np.load(tmp_path / "two" / STORE)[9].tolist() == [0, 0]
+
+
+def test_a_disk_without_room_is_said_at_the_first_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    replay = make(folder=tmp_path)
+    with pytest.raises(ValueError, match=r"^folder: .* cannot hold .* No space left on device"):
+        fill(replay, [1])
+    assert len(replay) == 0
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    fill(replay, [3])
+    assert len(replay) == 3
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"^folder: got .*file, which cannot hold"):
+        fill(make(folder=tmp_path / "file"), [1])
 
 
 # ---- bad input -----------------------------------------------------------------------------------
