@@ -5,6 +5,7 @@
     tensorboard/       the same numbers for TensorBoard
     checkpoints/       the newest two, each written atomically
     summary.json       the headline figures, once the run has ended
+    replay/            of images: all that was seen, which checkpoints count on
     filmstrip.png      of images: the newest episode, reconstructed and imagined
     profile.json, trace.json.gz    with --profile
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -65,7 +65,7 @@ def run(recipe: str, make_agent: MakeAgent, **defaults: Any) -> None:
 def train(run_folder: RunFolder, config: Config, make_agent: MakeAgent) -> dict[str, Any]:
     """Train to ``config.steps``, evaluate, write summary and figures; returns the summary."""
     environment = build_environment(config, config.seed)
-    agent = make_agent(config, environment)
+    agent = make_agent(replace(config, out=run_folder.path), environment)
     guard = BudgetGuard(config.episode_budget, config.guard_share) if config.guard_share else None
     state = _restore(run_folder, agent, environment) if config.resume else TrainingState()
     begun = time.monotonic() - state.seconds

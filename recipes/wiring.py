@@ -37,14 +37,18 @@ def build_environment(config: Config, seed: int) -> SafetyEnvironment:
 
 
 def build_replay(config: Config, environment: SafetyEnvironment) -> SequenceReplay:
-    """Large enough for the whole run, images as bytes."""
+    """With room for the whole run; images as bytes, in a file of the run's folder if it has one."""
     shape, action = sizes(environment)
+    images = config.observation == "image"
+    rows = config.steps // config.action_repeat
+    episodes = config.steps // 100 + 2000  # at most; each has a row more than steps
     return SequenceReplay(
-        config.steps // config.action_repeat + 2000,
+        rows + episodes,
         observation_shape=shape,
-        observation_dtype=torch.uint8 if config.observation == "image" else torch.float32,
+        observation_dtype=torch.uint8 if images else torch.float32,
         action=action,
         seed=config.seed,
+        folder=config.out / "replay" if images and config.out else None,
     )
 
 
