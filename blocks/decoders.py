@@ -60,10 +60,12 @@ class ImageDecoder(nn.Module):
     Args:
         feat: size of the input.
         depth: channels of the last hidden layer; the layers before have 2 and 4 times as many.
+        bfloat16: compute the layers in bfloat16; image, likelihood and weights stay float32.
     """
 
-    def __init__(self, feat: int, *, depth: int = 32) -> None:
+    def __init__(self, feat: int, *, depth: int = 32, bfloat16: bool = False) -> None:
         super().__init__()
+        self.bfloat16 = bfloat16
         self.input = nn.Linear(feat, 32 * depth)
         channels = [32 * depth, 4 * depth, 2 * depth, depth, 3]
         layers: list[nn.Module] = []
@@ -76,7 +78,8 @@ class ImageDecoder(nn.Module):
     def forward(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch 64 64 3"]:
         """Mean of the image."""
         flat, leading = pack([feat], "* feat")
-        pixels = self.layers(self.input(flat)[..., None, None]).permute(0, 2, 3, 1)
+        with torch.autocast(flat.device.type, torch.bfloat16, enabled=self.bfloat16):
+            pixels = self.layers(self.input(flat)[..., None, None]).float().permute(0, 2, 3, 1)
         (image,) = unpack(pixels, leading, "* h w c")
         return image
 

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import torch
 from einops import pack, unpack
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -32,11 +33,16 @@ class ImageEncoder(nn.Module):
     """64x64 RGB image -> embed of size ``32 * depth`` (Ha & Schmidhuber 2018; Dreamer).
 
     ``[*batch, 64, 64, 3]`` uint8 ``-> [*batch, 32 * depth]``; images stay bytes until here.
+
+    Args:
+        depth: channels of the first layer; the others have 2, 4 and 8 times as many.
+        bfloat16: compute the convolutions in bfloat16; embed and weights stay float32.
     """
 
-    def __init__(self, *, depth: int = 32) -> None:
+    def __init__(self, *, depth: int = 32, bfloat16: bool = False) -> None:
         super().__init__()
         self.embed = 32 * depth
+        self.bfloat16 = bfloat16
         sizes = [3, depth, 2 * depth, 4 * depth, 8 * depth]
         layers: list[nn.Module] = []
         for channels_in, channels_out in pairwise(sizes):
@@ -47,5 +53,7 @@ class ImageEncoder(nn.Module):
         """Encode images given as bytes."""
         flat, leading = pack([observation], "* h w c")
         pixels = flat.permute(0, 3, 1, 2).float() / 255 - 0.5
-        (embed,) = unpack(self.layers(pixels), leading, "* embed")
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bfloat16):
+            embed = self.layers(pixels).float()
+        (embed,) = unpack(embed, leading, "* embed")
         return embed

@@ -76,6 +76,8 @@ class Config:
     """Width of hidden layers."""
     image_depth: int = 32
     """Channels of the first layer of the image encoder and of the last of the decoder."""
+    bfloat16: bool = False
+    """Compute the image encoder's and decoder's layers in bfloat16; all else is float32."""
     free_nats: float = 1.0
     """KL below which the latent is free."""
     kl_mix: float = 0.8

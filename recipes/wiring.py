@@ -91,7 +91,7 @@ def build_world_model(config: Config, environment: SafetyEnvironment, family: Fa
 def build_encoder(config: Config, shape: tuple[int, ...]) -> ImageEncoder | VectorEncoder:
     """For observations of that shape."""
     if config.observation == "image":
-        return ImageEncoder(depth=config.image_depth)
+        return ImageEncoder(depth=config.image_depth, bfloat16=config.bfloat16)
     return VectorEncoder(*shape, embed=config.hidden, hidden=config.hidden)
 
 
@@ -99,7 +99,7 @@ def build_decoder(config: Config, shape: tuple[int, ...]) -> ImageDecoder | Vect
     """To observations of that shape."""
     feat = config.deter + config.stoch
     if config.observation == "image":
-        return ImageDecoder(feat, depth=config.image_depth)
+        return ImageDecoder(feat, depth=config.image_depth, bfloat16=config.bfloat16)
     return VectorDecoder(feat, *shape, hidden=config.hidden)
 
 

@@ -89,6 +89,20 @@ def test_an_image_has_torchs_likelihood_of_unit_variance_up_to_the_constant(
     )
 
 
+def test_bfloat16_is_within_its_precision_and_all_that_comes_out_is_float32() -> None:
+    feat = torch.randn(3, FEAT)
+    decoder = ImageDecoder(FEAT, depth=2)
+    exact = decoder(feat)
+    decoder.bfloat16 = True
+    rough = decoder(feat)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, exact)
+    torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.02)
+    target = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+    decoder.log_prob(feat, target).sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in decoder.parameters())
+
+
 @given(st.integers(0, 255))
 def test_an_image_of_bytes_is_the_same_after_being_a_mean(level: int) -> None:
     image = torch.full((64, 64, 3), level, dtype=torch.uint8)

@@ -67,3 +67,14 @@ def test_gradients_reach_every_weight() -> None:
 
 def test_double_precision() -> None:
     assert VectorEncoder(3).double()(torch.zeros(2, 3, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_bfloat16_is_within_its_precision_and_the_embed_is_float32() -> None:
+    images = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+    encoder = ImageEncoder(depth=2)
+    exact = encoder(images)
+    encoder.bfloat16 = True
+    rough = encoder(images)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, exact)
+    torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.02)
