@@ -14,14 +14,21 @@ import time
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import rich
 import torch
 import tyro
 from cerl_config import Config
 from filmstrip import filmstrip
-from image_dataset import LIDAR_RANGE, TRUTHS, ImageDataset, collect, read
+from image_dataset import (
+    LIDAR_RANGE,
+    TRUTHS,
+    ImageDataset,
+    collect,
+    read,
+    require_goal_and_obstacles,
+)
 from latent_probe_figure import blind_spots_figure
 from latent_probes import (
     Estimate,
@@ -76,8 +83,8 @@ class Options:
     """Environment steps for each action."""
     image_depth: int = 16
     """Channels of the encoder's first layer and of the decoder's last."""
-    image_quality: str = "exact"
-    """As for make_environment."""
+    image_quality: Literal["exact", "fast"] = "exact"
+    """Safety-Gymnasium's picture, or one drawn in a tenth of the time; see make_environment."""
     members: int = 3
     """Posterior samples K."""
     threads: int = 2
@@ -107,15 +114,16 @@ class Options:
 
 def main(options: Options) -> None:
     if options.smoke:
-        sizes = {"episodes": 10, "updates": 3, "probe_rows": 300, "horizon": 3}
+        sizes: dict[str, Any] = {"episodes": 10, "updates": 3, "probe_rows": 300, "horizon": 3}
         options = replace(options, **sizes, action_repeat=20, image_depth=2, members=2)
     o, began = options, time.monotonic()
     config = o.config()
     torch.set_num_threads(o.threads)
-    name = f"{o.task}-seed{o.seed}-{o.episodes}x{o.action_repeat}-{o.image_quality}.pt"
-    data = read(config, collect(config, o.episodes, Path("runs/datasets") / name))
+    require_goal_and_obstacles(config)  # what cannot be probed leaves no folder
     folder = RunFolder.create(RECIPE, o.task, o.seed, o.out)
     folder.write_config(asdict(o) | {"out": str(folder.path)})
+    name = f"{o.task}-seed{o.seed}-{o.episodes}x{o.action_repeat}-{o.image_quality}.pt"
+    data = read(config, collect(config, o.episodes, Path("runs/datasets") / name))
     print(
         f"{time.monotonic() - began:.0f} s: {len(data.training):,} rows to learn from", flush=True
     )

@@ -112,6 +112,22 @@ def record(
         over = terminated or truncated
 
 
+def require_goal_and_obstacles(config: Config) -> None:
+    """Raise ValueError for a task without a camera, a goal or obstacles that cost."""
+    with closing(build_environment(config, config.seed)) as environment:
+        task = environment._inner.task
+        if not (hasattr(task, "goal") and constrained(task)):
+            raise ValueError(
+                f"task: got {config.task}, which has no goal or no obstacles that cost; allowed "
+                "such as SafetyPointGoal1-v0 or SafetyCarPush1-v0."
+            )
+
+
+def constrained(task: Any) -> list[Any]:
+    """Kinds of obstacles that cost."""
+    return [kind for kind in task._obstacles if getattr(kind, "is_constrained", False)]
+
+
 def truth_of(environment: SafetyEnvironment) -> dict[str, np.ndarray]:
     """What the simulator knows about the robot's surroundings, in the robot's own frame."""
     task = environment._inner.task
@@ -121,8 +137,7 @@ def truth_of(environment: SafetyEnvironment) -> dict[str, np.ndarray]:
         """Ahead and to the left, in metres."""
         return ((np.asarray(position) - agent.pos) @ np.asarray(agent.mat))[:2]
 
-    constrained = [o for o in task._obstacles if getattr(o, "is_constrained", False)]
-    obstacles = np.stack([seen(position) for o in constrained for position in o.pos])
+    obstacles = np.stack([seen(position) for kind in constrained(task) for position in kind.pos])
     distances = np.linalg.norm(obstacles, axis=1)
     nearest = int(distances.argmin())
     ahead, left = obstacles[nearest]

@@ -162,7 +162,16 @@ def test_the_experiment_leaves_figures_and_a_summary(launch, tmp_path: Path) -> 
     assert "obstacle proximity" in ended.stdout
 
 
-def test_the_experiment_refuses_too_few_episodes(launch, tmp_path: Path) -> None:
-    ended = launch("experiment_latent_probe", "--episodes", 5, cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("arguments", "refusal"),
+    [
+        (("--episodes", 5), "episodes: got 5; at least 10"),
+        (("--task", "SafetyPointCircle1-v0"), "has no goal or no obstacles that cost"),
+        (("--task", "SafetyAntVelocity-v1"), "whose robot has no camera"),
+    ],
+)
+def test_the_experiment_refuses(launch, tmp_path: Path, arguments, refusal: str) -> None:
+    ended = launch("experiment_latent_probe", *arguments, "--out", "out", cwd=tmp_path)
     assert ended.returncode != 0
-    assert "episodes: got 5; at least 10" in ended.stderr
+    assert refusal in ended.stderr
+    assert not (tmp_path / "out").exists()
