@@ -65,7 +65,7 @@ class ImageDecoder(nn.Module):
 
     def __init__(self, feat: int, *, depth: int = 32, bfloat16: bool = False) -> None:
         super().__init__()
-        self.bfloat16 = bfloat16
+        self.autocast = bfloat16
         self.input = nn.Linear(feat, 32 * depth)
         channels = [32 * depth, 4 * depth, 2 * depth, depth, 3]
         layers: list[nn.Module] = []
@@ -78,7 +78,7 @@ class ImageDecoder(nn.Module):
     def forward(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch 64 64 3"]:
         """Mean of the image."""
         flat, leading = pack([feat], "* feat")
-        with torch.autocast(flat.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(flat.device.type, torch.bfloat16, enabled=self.autocast):
             pixels = self.layers(self.input(flat)[..., None, None]).float().permute(0, 2, 3, 1)
         (image,) = unpack(pixels, leading, "* h w c")
         return image

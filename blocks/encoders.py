@@ -42,7 +42,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, *, depth: int = 32, bfloat16: bool = False) -> None:
         super().__init__()
         self.embed = 32 * depth
-        self.bfloat16 = bfloat16
+        self.autocast = bfloat16
         sizes = [3, depth, 2 * depth, 4 * depth, 8 * depth]
         layers: list[nn.Module] = []
         for channels_in, channels_out in pairwise(sizes):
@@ -53,7 +53,7 @@ class ImageEncoder(nn.Module):
         """Encode images given as bytes."""
         flat, leading = pack([observation], "* h w c")
         pixels = flat.permute(0, 3, 1, 2).float() / 255 - 0.5
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.autocast):
             embed = self.layers(pixels).float()
         (embed,) = unpack(embed, leading, "* embed")
         return embed

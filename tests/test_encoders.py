@@ -73,7 +73,7 @@ def test_bfloat16_is_within_its_precision_and_the_embed_is_float32() -> None:
     images = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
     encoder = ImageEncoder(depth=2)
     exact = encoder(images)
-    encoder.bfloat16 = True
+    encoder.autocast = True
     rough = encoder(images)
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, exact)
