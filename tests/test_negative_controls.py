@@ -157,9 +157,9 @@ MUTANTS = {
 
 @pytest.fixture(autouse=True)
 def first_failure() -> Iterator[None]:
-    """A failure is enough: the smallest one is not looked for."""
+    """A failure is enough: the smallest one is not looked for, but one for as long as it takes."""
     current = settings.get_current_profile_name()
-    settings.register_profile("first", settings(), phases=[Phase.generate])
+    settings.register_profile("first", settings(), phases=[Phase.generate], max_examples=2000)
     settings.load_profile("first")
     yield
     settings.load_profile(current)
