@@ -50,7 +50,16 @@ class ImageEncoder(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten())
 
     def forward(self, observation: UInt8[Tensor, "*batch 64 64 3"]) -> Tensor:
-        """Encode images given as bytes."""
+        """Encode images given as bytes.
+
+        Raises:
+            ValueError: another size, or other numbers than bytes.
+        """
+        if observation.shape[-3:] != (64, 64, 3) or observation.dtype != torch.uint8:
+            raise ValueError(
+                f"observation: got {observation.dtype} of shape {tuple(observation.shape)}; "
+                "allowed torch.uint8 of [..., 64, 64, 3]."
+            )
         flat, leading = pack([observation], "* h w c")
         pixels = flat.permute(0, 3, 1, 2).float() / 255 - 0.5
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.autocast):

@@ -1,3 +1,5 @@
+import inspect
+
 import pytest
 import torch
 from torch import Tensor
@@ -51,11 +53,6 @@ def test_bytes_become_pixels_between_minus_and_plus_one_half() -> None:
     torch.testing.assert_close(encoder(batch), encoder.layers(pixels))
 
 
-def test_an_image_that_is_not_bytes_is_refused() -> None:
-    with pytest.raises(Exception, match="observation"):
-        ImageEncoder(depth=1)(torch.zeros(2, 64, 64, 3))
-
-
 def test_gradients_reach_every_weight() -> None:
     encoders = (VectorEncoder(3, embed=4, hidden=5), ImageEncoder(depth=2))
     for encoder, batch in zip(encoders, (torch.randn(8, 3), images(8)), strict=True):
@@ -78,3 +75,17 @@ def test_bfloat16_is_within_its_precision_and_the_embed_is_float32() -> None:
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, exact)
     torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("image", "got"),
+    [
+        (torch.zeros(2, 32, 32, 3, dtype=torch.uint8), r"uint8 of shape \(2, 32, 32, 3\)"),
+        (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), r"uint8 of shape \(2, 3, 64, 64\)"),
+        (torch.zeros(64, 64, 3), r"float32 of shape \(64, 64, 3\)"),
+    ],
+)
+def test_other_images_are_refused_also_without_a_type_checker(image: Tensor, got: str) -> None:
+    forward = inspect.unwrap(ImageEncoder.forward)
+    with pytest.raises(ValueError, match=f"observation: got torch.{got}; allowed torch.uint8 of"):
+        forward(ImageEncoder(depth=1), image)
