@@ -1,6 +1,6 @@
 """Images of a navigation task, and beside each the simulator's truth about it.
 
-Episodes are smooth random walks, which meet obstacles and goals; every fifth is held out.
+Episodes are smooth random walks that now and then head for the goal; every fifth is held out.
 """
 
 from contextlib import closing
@@ -21,6 +21,7 @@ from blocks.environments import SafetyEnvironment
 
 EVERY = 5  # one episode of so many is held out
 PERSISTENCE = 0.9  # of the walk's actions, from one agent step to the next
+STRETCH = 40  # agent steps, on average, of wandering, and of heading for the goal
 LIDAR_RANGE = 3.0  # metres, as Safety-Gymnasium's lidar sees
 TRUTHS = {
     "obstacle proximity": ("closeness",),
@@ -46,21 +47,37 @@ class ImageDataset(NamedTuple):
 
 
 class Walk:
-    """Smooth random actions: a first-order autoregression of unit variance, times a scale."""
+    """Wanders about, and every now and then heads for the goal.
+
+    Actions are a first-order autoregression of unit variance, times a scale. A robot that only
+    wandered would soon have left everything there is to see behind.
+
+    Args:
+        size: of an action: forwards, turning to the left, and what else there is.
+        generator: of all that is random.
+    """
 
     def __init__(self, size: int, generator: np.random.Generator) -> None:
         self._generator = generator
-        self._state = generator.normal(size=size)
-        # Some episodes dash, others dawdle; all rather go forwards.
-        self._scale, self._push = generator.uniform(0.4, 1.2), generator.uniform(0.0, 0.5)
+        self._noise = generator.normal(size=size)
+        self._scale = generator.uniform(0.3, 1.0)
+        self._seeks = False
 
-    def act(self) -> np.ndarray:
-        """The next action, in [-1, 1]."""
-        fresh = self._generator.normal(size=self._state.shape)
-        self._state = PERSISTENCE * self._state + np.sqrt(1 - PERSISTENCE**2) * fresh
-        push = np.zeros_like(self._state)
-        push[0] = self._push
-        return np.clip(self._scale * self._state + push, -1, 1).astype(np.float32)
+    def act(self, goal_bearing: float) -> np.ndarray:
+        """The next action, in [-1, 1].
+
+        Args:
+            goal_bearing: where the goal is, in radians to the left of straight ahead.
+        """
+        fresh = self._generator.normal(size=self._noise.shape)
+        self._noise = PERSISTENCE * self._noise + np.sqrt(1 - PERSISTENCE**2) * fresh
+        if self._generator.random() < 1 / STRETCH:
+            self._seeks = not self._seeks
+        action = self._scale * self._noise
+        if self._seeks:
+            action[0] += 0.7 * np.cos(goal_bearing)
+            action[1] += np.sin(goal_bearing / 2)
+        return np.clip(action, -1, 1).astype(np.float32)
 
 
 def collect(config: Config, episodes: int, path: Path) -> Path:
@@ -102,11 +119,13 @@ def record(
     over = False
     while True:
         replay.add(observation, action, **step)
-        for name, row in truth_of(environment).items():
+        truth = truth_of(environment)
+        for name, row in truth.items():
             truths[name].append(row)
         if over:
             return
-        action = walk.act()
+        ahead, left = truth["goal direction"]
+        action = walk.act(float(np.arctan2(left, ahead)))
         observation, reward, terminated, truncated, info = environment.step(action)
         step = {"reward": reward, "cost": info["cost"], "is_first": False, "terminated": terminated}
         over = terminated or truncated

@@ -88,14 +88,27 @@ def test_rank_correlation_of_known_order() -> None:
 
 def test_the_walk_is_smooth_within_bounds_and_depends_on_its_generator_alone() -> None:
     walks = [Walk(2, np.random.default_rng(seed)) for seed in (0, 0, 1)]
-    actions = [np.stack([walk.act() for _ in range(300)]) for walk in walks]
+    actions = [np.stack([walk.act(0.0) for _ in range(300)]) for walk in walks]
     assert np.abs(actions[0]).max() <= 1
     np.testing.assert_array_equal(actions[0], actions[1])
     assert not np.array_equal(actions[0], actions[2])
-    assert (
-        np.abs(np.diff(actions[0], axis=0)).mean()
-        < 0.5 * np.abs(actions[0] - actions[0].mean(0)).mean() * 2
-    )
+    turning = actions[0][:, 1]
+    assert (turning[1:] * turning[:-1]).mean() > 0.6 * (turning**2).mean()
+
+
+def test_the_walk_reaches_goals_and_costs() -> None:
+    """It turns the right way: without heading for the goal it reaches none."""
+    environment = make_environment(TASK, seed=0, action_repeat=10)
+    reached, costs = 0, 0.0
+    for episode in range(2):
+        environment.reset(options={"episode": episode})
+        walk, over = Walk(2, np.random.default_rng(episode)), False
+        while not over:
+            ahead, left = truth_of(environment)["goal direction"]
+            _, _, _, over, info = environment.step(walk.act(float(np.arctan2(left, ahead))))
+            reached, costs = reached + bool(info.get("goal_met")), costs + info["cost"]
+    assert reached >= 2
+    assert costs > 0
 
 
 def test_the_truth_is_what_the_task_s_own_lidar_and_reward_know() -> None:
@@ -104,7 +117,7 @@ def test_the_truth_is_what_the_task_s_own_lidar_and_reward_know() -> None:
     task = environment._inner.task
     walk, rng = Walk(2, np.random.default_rng(0)), []
     for _ in range(60):
-        environment.step(walk.act())
+        environment.step(walk.act(0.5))
         truth = truth_of(environment)
         lidar = task._obs_lidar(task.hazards.pos, task.hazards.group)
         # The lidar's closeness is of the nearest obstacle in each of 16 sectors, blurred a little.
