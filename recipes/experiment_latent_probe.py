@@ -12,50 +12,37 @@ obstacles are.
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import rich
 import torch
 import tyro
 from cerl_config import Config
 from filmstrip import filmstrip
-from image_dataset import (
-    LIDAR_RANGE,
-    TRUTHS,
-    ImageDataset,
-    collect,
-    read,
-    require_goal_and_obstacles,
-)
+from image_dataset import TRUTHS, ImageDataset, collect, read, require_goal_and_obstacles
 from latent_probe_figure import blind_spots_figure
-from latent_probes import (
-    Estimate,
-    explained,
-    gain,
-    linear_probe,
-    network_probe,
-    rank_correlation,
-)
-from open_loop import (
-    last_value,
-    normalised_error,
-    open_loop,
-    starts_of,
-    training_mean,
-    truth,
+from latent_probes import Estimate, rank_correlation
+from open_loop import last_value, normalised_error, open_loop, starts_of, training_mean, truth
+from probing import (
+    PROBED,
+    cost_errors,
+    images,
+    latents,
+    probe,
+    proximity_errors,
+    score_rows,
+    spread_rows,
 )
 from rich.table import Table
 from run_folder import RunFolder
-from torch import Tensor, nn
+from torch import nn
 from wiring import build_environment, build_world_model, model_optimizer
 
-from blocks import Transitions, WorldModel
+from blocks import WorldModel
 
 RECIPE = "experiment_latent_probe"
 REPRESENTATIONS = ("latents", "random encoder", "image")
-PROBED = "obstacle proximity"  # whose errors are held against those of the cost
 SHARE_OF_IMAGES = 20  # one row in so many is imagined from, or averaged: images are large
 
 
@@ -129,15 +116,16 @@ def main(options: Options) -> None:
     )
 
     model = world_model(config)
-    untrained = latents(model, data, o)
+    rows = spread_rows(data, o.probe_rows)
+    untrained = latents(model, data, rows, seed=o.seed)
     fit(model, config, data, o.updates, folder)
     print(f"{time.monotonic() - began:.0f} s: {o.updates:,} updates", flush=True)
     filmstrip(model, data.held_out[0], folder.path / "filmstrip.png")
     errors = open_loop_errors(model, data, o)
-    trained = latents(model, data, o)
-    represented = {"latents": trained, "random encoder": untrained, "image": images(data, o)}
-    found = probe(data, represented, o)
-    scores = score_rows(data, found, o)
+    trained = latents(model, data, rows, seed=o.seed)
+    represented = {"latents": trained, "random encoder": untrained, "image": images(data, rows)}
+    found = probe(data, rows, represented, o.seed)
+    scores = score_rows(data, found, o.seed)
     misjudged = proximity_errors(data, found)
     cost = rank_correlation(misjudged, cost_errors(model, data, trained), seed=o.seed)
     obstacles, distances = torch.cat(data.held_out_obstacle), torch.cat(misjudged)
@@ -160,10 +148,6 @@ def main(options: Options) -> None:
     print(f"{summary['wall_seconds']} s; figures and summary are in {figure.parent}")
 
 
-def len_of(episode: Transitions) -> int:
-    return episode.row.numel()
-
-
 # ---- the fit -------------------------------------------------------------------------------------
 
 
@@ -182,7 +166,7 @@ def fit(
     """Model updates on sequences drawn uniformly from the training episodes."""
     optimizer = model_optimizer(config, model)
     generator = torch.Generator().manual_seed(config.seed)
-    length = min(config.seq_len, len_of(data.held_out[0]))
+    length = min(config.seq_len, data.held_out[0].row.numel())
     for update in range(1, updates + 1):
         batch = data.training.sample(config.batch_size, length)
         loss = model.loss(batch, data_size=len(data.training), generator=generator)
@@ -210,104 +194,6 @@ def open_loop_errors(model: WorldModel, data: ImageDataset, options: Options) ->
         name: normalised_error(prediction.observation, target.observation)
         for name, prediction in predictions.items()
     }
-
-
-# ---- the probes ----------------------------------------------------------------------------------
-
-
-class Represented(NamedTuple):
-    """A representation of the probes' training rows, and of each held-out episode."""
-
-    training: Tensor  # [row, input]
-    held_out: list[Tensor]  # [time, input]
-
-
-def probe_rows(data: ImageDataset, options: Options) -> Tensor:
-    """The training rows that the probes learn from."""
-    return torch.arange(0, len(data.training), max(1, len(data.training) // options.probe_rows))
-
-
-@torch.no_grad()
-def latents(model: WorldModel, data: ImageDataset, options: Options) -> Represented:
-    """Filtered features."""
-    generator = torch.Generator().manual_seed(options.seed)
-
-    def of(episode: Transitions) -> Tensor:
-        return model.filter(episode, generator).state.feat[0]
-
-    rows = torch.cat([of(episode) for episode in episodes_of(data)])[probe_rows(data, options)]
-    return Represented(rows, [of(episode) for episode in data.held_out])
-
-
-def images(data: ImageDataset, options: Options) -> Represented:
-    """Every byte of the image."""
-
-    def of(observation: Tensor) -> Tensor:
-        return observation.flatten(-3).float() / 255
-
-    rows = data.training.gather(probe_rows(data, options), 1)
-    return Represented(
-        of(rows.observation[:, 0]), [of(episode.observation[0]) for episode in data.held_out]
-    )
-
-
-def episodes_of(data: ImageDataset) -> list[Transitions]:
-    """The training episodes, each ``[1, time, ...]``."""
-    everything = data.training.gather(torch.tensor([0]), len(data.training))
-    borders = [*everything.is_first[0].nonzero().flatten().tolist(), len(data.training)]
-    return [Transitions(*(x[:, a:b] for x in everything)) for a, b in pairwise(borders)]
-
-
-Read = dict[tuple[str, str, str], list[Tensor]]
-"""By truth, kind of probe and representation: what was read off, ``[time, part]`` an episode."""
-
-
-def probe(data: ImageDataset, represented: dict[str, Represented], options: Options) -> Read:
-    """Train a probe of either kind on each representation, for all truths at once."""
-    rows, lengths = probe_rows(data, options), [len_of(episode) for episode in data.held_out]
-    targets = torch.cat([data.training_truth[what][rows] for what in TRUTHS], 1)
-    parts = [len(names) for names in TRUTHS.values()]
-    found: Read = {}
-    for name, (training, held_out) in represented.items():
-        asked = torch.cat(held_out)
-        for kind, predicted in (
-            ("linear", linear_probe(training, targets, asked)),
-            ("network", network_probe(training, targets, asked, seed=options.seed)),
-        ):
-            for what, columns in zip(TRUTHS, predicted.split(parts, 1), strict=True):
-                found[what, kind, name] = list(columns.split(lengths))
-    return found
-
-
-def score_rows(data: ImageDataset, found: Read, options: Options) -> list[dict[str, Any]]:
-    """Share of the held-out variance that each probe explains, and how much more the latents'."""
-    rows = []
-    for (what, kind, name), predicted in found.items():
-        truths = [part[what] for part in data.held_out_truth]
-        row: dict[str, Any] = {"truth": what, "probe": kind, "representation": name}
-        row["explained"] = explained(predicted, truths, seed=options.seed)._asdict()
-        if name != "latents":
-            ours = found[what, kind, "latents"]
-            row["latents_explain_more"] = gain(ours, predicted, truths, seed=options.seed)._asdict()
-        rows.append(row)
-    return rows
-
-
-def proximity_errors(data: ImageDataset, found: Read) -> list[Tensor]:
-    """By how much the latents' network misjudges the obstacle's distance, in metres."""
-    predicted = found[PROBED, "network", "latents"]
-    truths = [part[PROBED] for part in data.held_out_truth]
-    return [(p - t).abs().squeeze(1) * LIDAR_RANGE for p, t in zip(predicted, truths, strict=True)]
-
-
-@torch.no_grad()
-def cost_errors(model: WorldModel, data: ImageDataset, trained: Represented) -> list[Tensor]:
-    """By how much the mean member misjudges a row's cost, ``[time]`` each."""
-    weights = model.parameter_posterior.sample()
-    return [
-        (model.cost(feat, weights).mean(0) - episode.cost[0]).abs()
-        for feat, episode in zip(trained.held_out, data.held_out, strict=True)
-    ]
 
 
 # ---- what is shown -------------------------------------------------------------------------------

@@ -11,12 +11,10 @@ learns.
 OmniSafe cannot go on where it was stopped: a run that is killed has to begin again.
 """
 
-import importlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, redirect_stdout
+from contextlib import closing, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -26,20 +24,14 @@ import numpy as np
 import rich
 from command_line import read_command_line
 from figures import learning_figure
+from omnisafe_environments import counted, import_omnisafe
 from progress import Progress, headline_table
 from results import EVALUATION_SEED, log_episode
 from run_folder import RunFolder
 
 from blocks import EpisodeRecord, make_environment, safety_summary
-from blocks._safety_gymnasium_compat import import_safety_gymnasium
 
 RECIPE = "reference_ppo_lagrangian"
-INSTALL_HINT = (
-    "pip install -e '.[environments,recipes,model-free]' and pip install --no-deps "
-    "safety-gymnasium==1.0.0 gymnasium-robotics==1.2.2 omnisafe==0.5.0, or make model-free"
-)
-Tell = Callable[[float, float, int], None]
-"""Is told of an episode that is over: its return, cost and environment steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,70 +155,6 @@ def summarise(
         "final_costs": costs,
         "final_returns": returns,
     }
-
-
-@contextmanager
-def counted(omnisafe: ModuleType, tell: Tell, seed: int) -> Iterator[None]:
-    """Whatever environment OmniSafe makes meanwhile tells of every episode.
-
-    Args:
-        omnisafe: the package.
-        tell: called at the end of each episode, and for one that is left before it.
-        seed: of each environment, until OmniSafe gives it another.
-    """
-    registry = omnisafe.envs.core.ENV_REGISTRY
-    stock: Any = omnisafe.envs.safety_gymnasium_env.SafetyGymnasiumEnv
-
-    class CountedEnvironment(stock):
-        """Sums what the simulator says, before any of OmniSafe's wrappers changes it."""
-
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            self.sums: tuple[float, float, int] = (0.0, 0.0, 0)
-            super().__init__(*arguments, **options)
-            self.set_seed(seed)
-
-        def step(self, action: Any) -> Any:
-            result = super().step(action)
-            _, reward, cost, terminated, truncated, _ = result
-            total, total_cost, steps = self.sums
-            self.sums = (total + float(reward), total_cost + float(cost), steps + 1)
-            if terminated or truncated:
-                self._over()
-            return result
-
-        def reset(self, *arguments: Any, **options: Any) -> Any:
-            self._over()
-            return super().reset(*arguments, **options)
-
-        def close(self) -> None:
-            self._over()
-            super().close()
-
-        def _over(self) -> None:
-            if self.sums[2]:
-                tell(*self.sums)
-            self.sums = (0.0, 0.0, 0)
-
-    registry.unregister(stock)
-    registry.register(CountedEnvironment)
-    try:
-        yield
-    finally:
-        registry.unregister(CountedEnvironment)
-        registry.register(stock)
-
-
-def import_omnisafe() -> ModuleType:
-    """OmniSafe, over a Safety-Gymnasium that this Python can import.
-
-    Raises:
-        RuntimeError: if a package is missing; it names what to install.
-    """
-    import_safety_gymnasium()
-    try:
-        return importlib.import_module("omnisafe")
-    except ModuleNotFoundError as error:
-        raise RuntimeError(f"{error}: {INSTALL_HINT}") from error
 
 
 def episode_length(config: Config) -> int:
