@@ -47,7 +47,10 @@ def test_both_spaces_give_the_same_predictions() -> None:
 
 def test_a_linear_probe_of_noise_predicts_the_mean() -> None:
     generator = torch.Generator().manual_seed(1)
-    inputs, targets = torch.randn(400, 50, generator=generator), torch.randn(400, 1)
+    inputs, targets = (
+        torch.randn(400, 50, generator=generator),
+        torch.randn(400, 1, generator=generator),
+    )
     predicted = linear_probe(inputs[:200], targets[:200], inputs[200:])
     assert explained([predicted], [targets[200:]], seed=0).value > -0.1
 
