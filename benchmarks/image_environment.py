@@ -16,6 +16,7 @@ import tyro
 from measure import interleave, markdown, ratios, spread, write
 
 from blocks import ParallelEnvironments, make_environment
+from blocks._robot_camera import free_viewers
 from blocks._safety_gymnasium_compat import import_safety_gymnasium
 from blocks.environments import SafetyEnvironment
 
@@ -106,12 +107,7 @@ def stock_player(task: str, actions: np.ndarray, repeat: int) -> Player:
         return environment.step(action)[0]["vision"]
 
     def close() -> None:
-        viewers = environment.unwrapped.task._viewers
-        for viewer in viewers.values():
-            viewer.make_context_current()
-            viewer.con.free()
-            viewer.free()
-        viewers.clear()
+        free_viewers(environment.unwrapped.task._viewers)
 
     return Player(reset, step, close, actions, repeat)
 

@@ -17,6 +17,16 @@ MARGIN = 0.02  # metres by which objects count as larger: against roundings in w
 COMPASS = 0.15 + 0.05  # metres from its centre to the far side of Safety-Gymnasium's compass
 
 
+def free_viewers(viewers: dict[str, Any]) -> None:
+    """Free what Gymnasium's viewers of an environment hold, and forget them."""
+    for viewer in viewers.values():
+        # Later, Python would free what has the same numbers in another environment's context.
+        viewer.make_context_current()
+        viewer.con.free()
+        viewer.free()
+    viewers.clear()
+
+
 class RobotCamera:
     """Draws what the camera of a navigation task's robot sees.
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from blocks._robot_camera import ImageQuality, RobotCamera
+from blocks._robot_camera import ImageQuality, RobotCamera, free_viewers
 from blocks._safety_gymnasium_compat import (
     import_safety_gymnasium,
     missing_package,
@@ -145,7 +145,7 @@ class SafetyEnvironment(gymnasium.Env[Observation, Action]):
         fps = self._inner.metadata["render_fps"]
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": fps}
         owner = self._inner.task if self._navigation else self._inner.mujoco_renderer
-        self._free_viewers = functools.partial(_free_viewers, owner._viewers)
+        self._free_viewers = functools.partial(free_viewers, owner._viewers)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -279,15 +279,6 @@ class SafetyEnvironment(gymnasium.Env[Observation, Action]):
                 f"({' '.join(str(error).split())}); the Swimmer, Hopper and Walker2d tasks need "
                 "mujoco 2.3.3 (Python 3.11), and no release has the Race tasks' textures"
             ) from error
-
-
-def _free_viewers(viewers: dict[str, Any]) -> None:
-    for viewer in viewers.values():
-        # Later, Python would free what has the same numbers in another environment's context.
-        viewer.make_context_current()
-        viewer.con.free()
-        viewer.free()
-    viewers.clear()
 
 
 def _find_task(task: str) -> EnvSpec:

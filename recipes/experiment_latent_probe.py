@@ -22,7 +22,7 @@ from cerl_config import Config
 from filmstrip import filmstrip
 from image_dataset import TRUTHS, ImageDataset, collect, read, require_goal_and_obstacles
 from latent_probe_figure import blind_spots_figure
-from latent_probes import Estimate, rank_correlation
+from latent_probes import rank_correlation
 from open_loop import last_value, normalised_error, open_loop, starts_of, training_mean, truth
 from probing import (
     PROBED,
@@ -34,6 +34,7 @@ from probing import (
     score_rows,
     spread_rows,
 )
+from report_statistics import Estimate
 from rich.table import Table
 from run_folder import RunFolder
 from torch import nn
@@ -131,7 +132,7 @@ def main(options: Options) -> None:
     obstacles, distances = torch.cat(data.held_out_obstacle), torch.cat(misjudged)
     figure = blind_spots_figure(obstacles, distances, folder.path / "blind_spots.png")
     rich.print(score_table(scores), error_table(errors))
-    print(f"rank correlation between errors of {PROBED} and of cost: {cost}")
+    print(f"rank correlation between errors of {PROBED} and of cost: {shown(cost)}")
     summary = {
         "recipe": RECIPE,
         "task": o.task,
@@ -207,12 +208,16 @@ def score_table(scores: list[dict[str, Any]]) -> Table:
     for what in TRUTHS:
         for kind in ("linear", "network"):
             cells = [
-                str(Estimate(**row["explained"]))
+                shown(Estimate(**row["explained"]))
                 for row in scores
                 if (row["truth"], row["probe"]) == (what, kind)
             ]
             table.add_row(what, kind, *cells)
     return table
+
+
+def shown(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} ({estimate.lower:.2f} to {estimate.upper:.2f})"
 
 
 def error_table(errors: dict[str, list[float | None]]) -> Table:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import imageio.v3 as imageio
 import torch
+from open_loop import recorded
 from torch import Tensor
 
 from blocks import ImageDecoder, State, Transitions, WorldModel, imagine
@@ -39,10 +40,9 @@ def filmstrip(model: WorldModel, episode: Transitions, path: Path) -> Path | Non
     filtered = model.filter(seen, torch.Generator().manual_seed(0)).state
     last = start + WATCHED - 1
     state = State(*(x[:, last].expand(model.members, -1, -1) for x in filtered))
-    actions = iter(seen.action[0, last + 1 :])
     imagined = imagine(
         model.transition(model.parameter_posterior.sample()),
-        lambda feat, noise: (next(actions).expand(*feat.shape[:2], -1), feat[..., 0]),
+        recorded(seen.action[0, last + 1 :]),
         state,
         IMAGINED,
         action_size=seen.action.shape[-1],

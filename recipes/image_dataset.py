@@ -13,13 +13,12 @@ import torch
 from atomic_files import write_atomically
 from cerl_config import Config
 from rich.progress import track
-from static_dataset import append
+from static_dataset import EVERY, append
 from wiring import build_environment, build_replay, sizes
 
 from blocks import SequenceReplay, Transitions
 from blocks.environments import SafetyEnvironment
 
-EVERY = 5  # one episode of so many is held out
 PERSISTENCE = 0.9  # of the walk's actions, from one agent step to the next
 STRETCH = 40  # agent steps, on average, of wandering, and of heading for the goal
 LIDAR_RANGE = 3.0  # metres, as Safety-Gymnasium's lidar sees

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from report_statistics import Estimate
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
@@ -16,17 +17,6 @@ PENALTIES = (1e-2, 1.0, 1e2, 1e4)  # of the ridge, in units of a standardised in
 VALIDATED = 5  # one training row in so many chooses the penalty
 STEPS, BATCH = 1500, 256  # of the small network's training
 RESAMPLES = 300
-
-
-class Estimate(NamedTuple):
-    """A figure, and its 95% interval over held-out episodes."""
-
-    value: float
-    lower: float
-    upper: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.2f} ({self.lower:.2f} to {self.upper:.2f})"
 
 
 class Standardised(NamedTuple):
@@ -136,12 +126,14 @@ def _squares(predicted: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[np.n
 
 
 def _estimate(figure: Callable[[np.ndarray], float], episodes: int, seed: int) -> Estimate:
-    """The figure of all episodes, and its interval by drawing episodes again."""
+    """The figure of all episodes, and its 95% interval by drawing episodes again.
+
+    SciPy's bootstrap takes neither a single episode nor draws in which the figure is undefined.
+    """
     drawn = np.random.default_rng(seed).integers(episodes, size=(RESAMPLES, episodes))
-    value = figure(np.arange(episodes))
     defined = [x for x in map(figure, drawn) if np.isfinite(x)]
     lower, upper = np.quantile(defined, [0.025, 0.975]).tolist() if defined else (np.nan, np.nan)
-    return Estimate(value, lower, upper)
+    return Estimate(figure(np.arange(episodes)), lower, upper)
 
 
 def rank_correlation(first: Sequence[Tensor], second: Sequence[Tensor], *, seed: int) -> Estimate:

@@ -125,11 +125,11 @@ def _open_loop(
     filtered = model.filter(copies, generator).state
     # [sample, start, ...] -> [member, sample * start, ...]
     state = State(*(x[:, rows].flatten(0, 1).expand(model.members, -1, -1) for x in filtered))
-    actions = iter(episode.action[0, start.ahead(horizon)].repeat(1, samples, 1))
+    actions = episode.action[0, start.ahead(horizon)].repeat(1, samples, 1)
     weights = model.parameter_posterior.sample()
     imagined = imagine(
         model.transition(weights),
-        lambda feat, noise: (next(actions).expand(*feat.shape[:2], -1), feat[..., 0]),
+        recorded(actions),
         state,
         horizon,
         action_size=episode.action.shape[-1],
@@ -139,6 +139,12 @@ def _open_loop(
     predicted = model.decoder(feat), model.reward(feat), model.cost(feat, weights)
     # [member, horizon, sample * start, ...] -> [horizon, start, ...]
     return Signals(*(x.unflatten(2, (samples, len(rows))).mean((0, 2)) for x in predicted))
+
+
+def recorded(actions: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """A policy for `imagine` that takes these actions one after the other, ``[horizon, ...]``."""
+    following = iter(actions)
+    return lambda feat, noise: (next(following).expand(*feat.shape[:2], -1), feat[..., 0])
 
 
 def _recorded(

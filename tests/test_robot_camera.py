@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opengl import skip_without_opengl
 
-from blocks._robot_camera import RobotCamera
+from blocks._robot_camera import RobotCamera, free_viewers
 from blocks._safety_gymnasium_compat import import_safety_gymnasium
 from blocks.environments import SafetyEnvironment, make_environment
 
@@ -55,11 +55,7 @@ class StockPictures:
             viewer.make_context_current()
 
     def close(self) -> None:
-        for viewer in self.viewers.values():
-            viewer.make_context_current()
-            viewer.con.free()
-            viewer.free()
-        self.viewers.clear()
+        free_viewers(self.viewers)
 
 
 @pytest.mark.usefixtures("opengl")

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from cerl_config import Config
-from image_dataset import EVERY, TRUTHS, Walk, truth_of
+from image_dataset import TRUTHS, Walk, truth_of
 from latent_probes import explained, gain, linear_probe, network_probe, rank_correlation
+from static_dataset import EVERY
 from wiring import build_environment
 
 from blocks import make_environment
