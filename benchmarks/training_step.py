@@ -41,6 +41,7 @@ SWEEP: tuple[dict[str, int], ...] = (
     *({"deter": width, "hidden": width} for width in (64, 256)),
     *({"imagination_batch": size} for size in (8, 128)),
     *({"horizon": length} for length in (6, 24)),
+    {"compile": True},
 )
 """What differs from the preset."""
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024

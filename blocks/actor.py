@@ -1,6 +1,6 @@
 """Policy: feat -> tanh-squashed Gaussian action, reparameterised."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -82,3 +82,7 @@ class Actor(nn.Module):
         squash = 2 * (0.6931471805599453 - raw - F.softplus(-2 * raw))
         log_prob = (-0.5 * noise.square() - std.log() - 0.9189385332046727 - squash).sum(-1)
         return ActionSample(torch.tanh(raw), log_prob)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile ``sample``, which imagination repeats; see ``torch.compile``."""
+        self.sample = torch.compile(self.sample, *args, **kwargs)

@@ -9,7 +9,7 @@ the same latent states.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -176,18 +176,14 @@ class RSSM(nn.Module):
         )
         noise = self.latent.noise((steps, *batch, self.stoch), generator).to(embeds)
         noise = noise.view(steps, rows, self.stoch)
-        deter_weight, head = self.posterior_deter.weight.T, self.posterior_statistics
-        head_weight = head.weight.T
         deters, stochs, statistics = [], [], []
         for t in range(steps):
-            state = State(state.deter * keep[t], state.stoch * keep[t])
-            deter = self._recur(state, inputs[t], weights)
-            hidden = F.silu(_affine(deter, deter_weight, observed[t]))
-            statistics.append(_affine(hidden, head_weight, head.bias))
-            stoch = self.latent.from_statistics(statistics[-1]).rsample(noise[t])
-            state = State(deter, stoch)
-            deters.append(deter)
-            stochs.append(stoch)
+            state, output = self._filter_step(
+                state, inputs[t], observed[t], keep[t], noise[t], weights
+            )
+            deters.append(state.deter)
+            stochs.append(state.stoch)
+            statistics.append(output)
         deter, stoch, outputs = (
             torch.stack(x, 1).view(*batch, steps, x[0].shape[-1])
             for x in (deters, stochs, statistics)
@@ -195,6 +191,32 @@ class RSSM(nn.Module):
         posterior = self.latent.from_statistics(outputs)
         # The prior head is outside the recurrence: one product for the whole sequence.
         return Filtered(State(deter, stoch), self._prior(deter, weights), posterior)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the steps that ``observe`` and imagination repeat; see ``torch.compile``.
+
+        Not their loops: unrolled over a sequence they take minutes to compile and gain no more.
+        """
+        self._filter_step = torch.compile(self._filter_step, *args, **kwargs)
+        self.transition = torch.compile(self.transition, *args, **kwargs)
+
+    def _filter_step(
+        self,
+        state: State,
+        projected_action: Tensor,
+        projected_embed: Tensor,
+        keep: Tensor,
+        noise: Tensor,
+        weights: Weights,
+    ) -> tuple[State, Tensor]:
+        """One step of ``observe``: the next state, and the statistics of its posterior."""
+        state = State(state.deter * keep, state.stoch * keep)
+        deter = self._recur(state, projected_action, weights)
+        hidden = F.silu(_affine(deter, self.posterior_deter.weight.T, projected_embed))
+        head = self.posterior_statistics
+        statistics = _affine(hidden, head.weight.T, head.bias)
+        stoch = self.latent.from_statistics(statistics).rsample(noise)
+        return State(deter, stoch), statistics
 
     def _recur(self, state: State, projected_action: Tensor, weights: Weights) -> Tensor:
         """GRU cell with layer-normalised gates and an update gate biased towards remembering.

@@ -1,7 +1,7 @@
 """World model: the ELBO over encoder, RSSM, parameter posterior and decoders."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -98,6 +98,11 @@ class WorldModel(nn.Module):
     def members(self) -> int:
         """Number of members K."""
         return self.parameter_posterior.members
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile encoder and decoder and the steps of the RSSM; see ``torch.compile``."""
+        for part in (self.encoder, self.rssm, self.decoder):
+            part.compile(*args, **kwargs)
 
     def embed(self, observation: Tensor) -> Float[Tensor, "*batch embed"]:
         """Embed raw observations."""

@@ -34,6 +34,8 @@ class Config:
     """Print each part's share of the time at the end, and write a trace of one iterate."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks are; environments, replay and noise are on the CPU."""
+    compile: bool = False
+    """Compile the parts of an update that repeat: for a GPU; needs a C++ compiler and a minute."""
     threads: int = 2
     """Threads for parts of an update that do not need each other; a third has nothing to do. The
     results are the same. With images also threads within operations, and the same but for

@@ -99,6 +99,9 @@ class CERL(LatentAgent):
         self.critic, self.cost_critic = critic(unit=1 / (1 - c.discount)), critic(unit=self.budget)
         for network in (self.model, self.actor, self.critic, self.cost_critic):
             network.to(self.device)
+        if c.compile:
+            self.model.compile(dynamic=False)  # few sizes, each for ever
+            self.actor.compile(dynamic=False)
         self.optimizer = blocks.optimizer(self.actor, c)
         self.model_optimizer = model_optimizer(c, self.model)
         self.critic_optimizer = critic_optimizer(c, self.critic, self.cost_critic)

@@ -1,10 +1,10 @@
 """Do the latents hold what safety needs? Probes from filtered latents to the simulator's truth.
 
 Fits the world model to recorded images of a navigation task. Linear and small-network probes then
-read obstacle proximity, agent velocity and goal direction off its filtered latents, off the latents
-of the same model before it has learned anything (a random encoder), and off the raw image. What is
-read off the trained latents shows where the blind spots are, and whether costs are foreseen where
-obstacles are.
+read obstacle proximity, agent velocity and goal direction off its filtered latents, off the raw
+image, and off what the same model makes of it before it has learned anything: its encoder alone,
+and its latents, which remember images and actions by random weights. What is read off the trained
+latents shows where the blind spots are, and whether costs are foreseen where obstacles are.
 
     python recipes/experiment_latent_probe.py --task SafetyPointGoal1-v0 --seed 0
 """
@@ -27,6 +27,7 @@ from open_loop import last_value, normalised_error, open_loop, starts_of, traini
 from probing import (
     PROBED,
     cost_errors,
+    embeds,
     images,
     latents,
     probe,
@@ -43,7 +44,7 @@ from wiring import build_environment, build_world_model, model_optimizer
 from blocks import WorldModel
 
 RECIPE = "experiment_latent_probe"
-REPRESENTATIONS = ("latents", "random encoder", "image")
+REPRESENTATIONS = ("latents", "image", "random encoder", "random latents")
 SHARE_OF_IMAGES = 20  # one row in so many is imagined from, or averaged: images are large
 
 
@@ -59,9 +60,9 @@ class Options:
     """Folder of figures and summary; runs/<recipe>/<task>/seed<k>-<time> by default."""
     smoke: bool = False
     """Tiny sizes, to see in a minute that everything works."""
-    episodes: int = 40
+    episodes: int = 60
     """Episodes of the dataset."""
-    updates: int = 3000
+    updates: int = 5000
     """Model updates."""
     probe_rows: int = 6000
     """Training rows of the probes, evenly spread."""
@@ -118,14 +119,17 @@ def main(options: Options) -> None:
 
     model = world_model(config)
     rows = spread_rows(data, o.probe_rows)
-    untrained = latents(model, data, rows, seed=o.seed)
+    represented = {
+        "image": images(data, rows),
+        "random encoder": embeds(model, data, rows),
+        "random latents": latents(model, data, rows, seed=o.seed),
+    }
     fit(model, config, data, o.updates, folder)
     print(f"{time.monotonic() - began:.0f} s: {o.updates:,} updates", flush=True)
     filmstrip(model, data.held_out[0], folder.path / "filmstrip.png")
     errors = open_loop_errors(model, data, o)
     trained = latents(model, data, rows, seed=o.seed)
-    represented = {"latents": trained, "random encoder": untrained, "image": images(data, rows)}
-    found = probe(data, rows, represented, o.seed)
+    found = probe(data, rows, represented | {"latents": trained}, o.seed)
     scores = score_rows(data, found, o.seed)
     misjudged = proximity_errors(data, found)
     cost = rank_correlation(misjudged, cost_errors(model, data, trained), seed=o.seed)
@@ -207,12 +211,12 @@ def score_table(scores: list[dict[str, Any]]) -> Table:
         table.add_column(column)
     for what in TRUTHS:
         for kind in ("linear", "network"):
-            cells = [
-                shown(Estimate(**row["explained"]))
+            cells = {
+                row["representation"]: shown(Estimate(**row["explained"]))
                 for row in scores
                 if (row["truth"], row["probe"]) == (what, kind)
-            ]
-            table.add_row(what, kind, *cells)
+            }
+            table.add_row(what, kind, *(cells[name] for name in REPRESENTATIONS))
     return table
 
 

@@ -1,5 +1,6 @@
 """What probes read, latents of a model of images or the images themselves, and what they find."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -39,12 +40,22 @@ def latents(model: WorldModel, data: ImageDataset, rows: Tensor, *, seed: int) -
 
 def images(data: ImageDataset, rows: Tensor) -> Represented:
     """Every byte of the image."""
+    return _of_each_image(lambda image: image.flatten(-3).float() / 255, data, rows)
 
-    def of(observation: Tensor) -> Tensor:
-        return observation.flatten(-3).float() / 255
 
+@torch.no_grad()
+def embeds(model: WorldModel, data: ImageDataset, rows: Tensor) -> Represented:
+    """What the model's encoder makes of the image, without memory of what came before."""
+    return _of_each_image(model.embed, data, rows)
+
+
+def _of_each_image(
+    represent: Callable[[Tensor], Tensor], data: ImageDataset, rows: Tensor
+) -> Represented:
     chosen = data.training.gather(rows, 1).observation[:, 0]
-    return Represented(of(chosen), [of(episode.observation[0]) for episode in data.held_out])
+    return Represented(
+        represent(chosen), [represent(episode.observation[0]) for episode in data.held_out]
+    )
 
 
 def episodes_of(data: ImageDataset) -> list[Transitions]:

@@ -5,12 +5,15 @@ method is meant to change, record it again: python tests/recipes/test_golden_tra
 """
 
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 sys.path.insert(0, str(RECIPES))
@@ -34,9 +37,9 @@ SIZES: dict[str, Any] = {
 }
 
 
-def trace(policy_updates: int = 1) -> list[dict[str, float]]:
+def trace(policy_updates: int = 1, *, compiled: bool = False) -> list[dict[str, float]]:
     """Losses and policy metrics of twenty updates on a random walk with costs."""
-    config = Config(**SMOKE | SIZES)
+    config = Config(**SMOKE | SIZES, compile=compiled)
     agent = CERL(config, make_environment(config.task, seed=0, action_repeat=config.action_repeat))
     observation, source = torch.zeros(17), torch.Generator().manual_seed(1)
     for row in range(ROWS):
@@ -53,13 +56,27 @@ def trace(policy_updates: int = 1) -> list[dict[str, float]]:
     return [agent.learn_model(1) | agent.learn_policy(policy_updates) for _ in range(UPDATES)]
 
 
-def test_the_losses_are_those_from_before_any_optimisation() -> None:
+def agree_with_golden(updates: list[dict[str, float]]) -> None:
     golden = json.loads(GOLDEN.read_text())
     assert len(golden) == UPDATES
     assert all(update["feasible"] and update["step_size"] < 1 for update in golden)
-    for update, (expected, actual) in enumerate(zip(golden, trace(), strict=True)):
+    for update, (expected, actual) in enumerate(zip(golden, updates, strict=True)):
         for name, value in expected.items():
             assert actual[name] == pytest.approx(value, rel=1e-4, abs=1e-4), (update, name)
+
+
+def test_the_losses_are_those_from_before_any_optimisation() -> None:
+    agree_with_golden(trace())
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_updates_agree_on_two_threads() -> None:
+    # In a process of its own: torch cannot compile what jaxtyping checks.
+    command = [sys.executable, __file__, "--compiled"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    compiled = json.loads(output)
+    agree_with_golden(compiled["updates"])
+    assert compiled["graphs"] >= 5  # encoder, decoder, policy, a step of filter and of transition
 
 
 def test_two_threads_compute_the_same_to_the_bit() -> None:
@@ -73,5 +90,10 @@ def test_two_threads_compute_the_same_to_the_bit() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    GOLDEN.write_text(json.dumps(trace(), indent=1) + "\n")
-    print(f"written to {GOLDEN}")
+    if "--compiled" in sys.argv:
+        set_threads(2)
+        updates = trace(compiled=True)
+        print(json.dumps({"updates": updates, "graphs": counters["stats"]["unique_graphs"]}))
+    else:
+        GOLDEN.write_text(json.dumps(trace(), indent=1) + "\n")
+        print(f"written to {GOLDEN}")

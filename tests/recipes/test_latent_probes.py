@@ -173,7 +173,7 @@ def test_the_experiment_leaves_figures_and_a_summary(launch, tmp_path: Path) -> 
     out = tmp_path / "out"
     assert {"filmstrip.png", "blind_spots.png", "metrics.jsonl"} <= {p.name for p in out.iterdir()}
     summary = json.loads((out / "summary.json").read_text())
-    assert len(summary["scores"]) == 3 * 2 * 3
+    assert len(summary["scores"]) == 3 * 2 * 4  # truths, probes, representations
     assert all(np.isfinite(row["explained"]["value"]) for row in summary["scores"])
     assert len(summary["open_loop"]["model"]) == 3
     assert "obstacle proximity" in ended.stdout
