@@ -102,19 +102,31 @@ class ImageDecoder(nn.Module):
 
 
 class RewardHead(nn.Module):
-    """Feat -> reward, ``[*batch, feat] -> [*batch]``, in units of reward per agent step."""
+    """Feat -> reward per agent step, ``[*batch, feat] -> [*batch]``.
 
-    def __init__(self, feat: int, *, hidden: int = 128) -> None:
+    Args:
+        feat: size of the input.
+        hidden: width of the hidden layers.
+        unit: size of a reward that matters, > 0. The noise starts at one unit and does not fall
+            below a tenth of it: rewards much smaller than that are not worth explaining.
+
+    Raises:
+        ValueError: the unit is not above 0.
+    """
+
+    def __init__(self, feat: int, *, hidden: int = 128, unit: float = 1.0) -> None:
         super().__init__()
-        self.head = GaussianHead(feat, 1, hidden=hidden)
+        if not unit > 0:
+            raise ValueError(f"unit: got {unit}; it must be above 0.")
+        self.head, self.unit = GaussianHead(feat, 1, hidden=hidden), unit
 
     def forward(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch"]:
         """Expected reward."""
-        return self.head(feat).squeeze(-1)
+        return self.unit * self.head(feat).squeeze(-1)
 
     def log_prob(self, feat: Float[Tensor, "*batch feat"], reward: Tensor) -> Tensor:
         """Log-likelihood of the reward in nats, up to a constant."""
-        return self.head.log_prob(feat, reward.unsqueeze(-1))
+        return self.head.log_prob(feat, reward.unsqueeze(-1) / self.unit)
 
 
 class CostHead(nn.Module):

@@ -80,6 +80,10 @@ class Config:
     """Channels of the first layer of the image encoder and of the last of the decoder."""
     bfloat16: bool = False
     """Compute the image encoder's and decoder's layers in bfloat16; all else is float32."""
+    reward_unit: float = 1.0
+    """Size of a reward per agent step that matters: of reward head, critics and return scale."""
+    noise_learning_rate: float = 6e-4
+    """Adam's rate for the noise levels of the decoders, which start at one unit."""
     free_nats: float = 1.0
     """KL below which the latent is free."""
     kl_mix: float = 0.8
@@ -143,6 +147,7 @@ class Config:
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         _require(self, "episode_budget", 0 < self.episode_budget < math.inf, "above 0")
         _require(self, "guard_share", 0 <= self.guard_share <= 1, "from 0 (no guard) to 1")
+        _require(self, "reward_unit", 0 < self.reward_unit < math.inf, "above 0")
         _require(self, "budget_share", self.budget_share > 0, "above 0")
         _require(self, "prefill_scales", len(self.prefill_scales) >= 1, "at least one scale")
         _require(
@@ -183,6 +188,7 @@ PAPER: dict[str, Any] = {
     "seq_len": 50,
     "recent_fraction": 0.0,
     "model_learning_rate": 3e-4,
+    "noise_learning_rate": 3e-4,
     "actor_learning_rate": 8e-5,
     "actor_learning_rate_end": 8e-5,
     "critic_learning_rate": 8e-5,

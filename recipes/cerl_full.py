@@ -96,7 +96,8 @@ class CERL(LatentAgent):
         critic = partial(
             Critic, feat, members=c.members, hidden=c.hidden, target_rate=c.target_rate
         )
-        self.critic, self.cost_critic = critic(unit=1 / (1 - c.discount)), critic(unit=self.budget)
+        self.critic = critic(unit=c.reward_unit / (1 - c.discount))
+        self.cost_critic = critic(unit=self.budget)
         for network in (self.model, self.actor, self.critic, self.cost_critic):
             network.to(self.device)
         if c.compile:
@@ -105,7 +106,7 @@ class CERL(LatentAgent):
         self.optimizer = blocks.optimizer(self.actor, c)
         self.model_optimizer = model_optimizer(c, self.model)
         self.critic_optimizer = critic_optimizer(c, self.critic, self.cost_critic)
-        self.return_scale = 1.0
+        self.return_scale = c.reward_unit
 
     def begin(self) -> dict[str, float]:
         """After the prefill: learn the model and the first policy's values, then improve it."""
@@ -239,10 +240,10 @@ class CERL(LatentAgent):
         ).movedim(0, 1)
 
     def scale(self, returns: Tensor) -> float:
-        """Running 5-95 percentile range of the returns, at least 1 (Hafner et al. 2023)."""
+        """Running 5-95 percentile range of the returns, at least a unit (Hafner et al. 2023)."""
         low, high = torch.quantile(returns.detach().cpu().flatten(), torch.tensor([0.05, 0.95]))
         self.return_scale += 0.02 * (float(high - low) - self.return_scale)
-        return max(1.0, self.return_scale)
+        return max(self.config.reward_unit, self.return_scale)
 
 
 if __name__ == "__main__":

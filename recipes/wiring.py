@@ -74,7 +74,7 @@ def build_world_model(config: Config, environment: SafetyEnvironment, family: Fa
             embed=encoder.embed, action=action, deter=c.deter, stoch=c.stoch, hidden=c.hidden
         ),
         decoder=build_decoder(c, shape),
-        reward_head=RewardHead(feat, hidden=c.hidden),
+        reward_head=RewardHead(feat, hidden=c.hidden, unit=c.reward_unit),
         cost_head=cost_head,
         parameter_posterior=partial(
             EnsemblePosterior,
@@ -104,11 +104,16 @@ def build_decoder(config: Config, shape: tuple[int, ...]) -> ImageDecoder | Vect
 
 
 def model_optimizer(config: Config, model: WorldModel) -> torch.optim.Adam:
-    """Adam on the world model; the cost heads have a learning rate of their own."""
+    """Adam on the world model; cost heads and noise levels have learning rates of their own."""
     cost = model.parameter_posterior.parameters_below("cost")
-    is_cost = set(cost)  # in the groups a set's order would change from process to process
-    others = [p for p in model.parameters() if p.requires_grad and p not in is_cost]
-    groups = [{"params": others}, {"params": cost, "lr": config.cost_learning_rate}]
+    noise = [p for name, p in model.named_parameters() if name.endswith("log_std")]
+    apart = {*cost, *noise}  # in the groups a set's order would change from process to process
+    others = [p for p in model.parameters() if p.requires_grad and p not in apart]
+    groups = [
+        {"params": others},
+        {"params": cost, "lr": config.cost_learning_rate},
+        {"params": noise, "lr": config.noise_learning_rate},
+    ]
     return torch.optim.Adam(groups, config.model_learning_rate, fused=True)
 
 
