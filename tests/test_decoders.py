@@ -132,6 +132,22 @@ def test_a_reward_is_a_gaussian_with_one_output() -> None:
     )
 
 
+@given(st.floats(1e-3, 1e3))
+def test_a_reward_head_s_unit_is_the_unit_of_its_rewards(unit: float) -> None:
+    torch.manual_seed(0)
+    one = RewardHead(FEAT, hidden=8)
+    other = RewardHead(FEAT, hidden=8, unit=unit)
+    other.load_state_dict(one.state_dict())
+    feat, reward = torch.randn(5, FEAT), torch.randn(5)
+    torch.testing.assert_close(other(feat), unit * one(feat))
+    torch.testing.assert_close(other.log_prob(feat, unit * reward), one.log_prob(feat, reward))
+
+
+def test_a_reward_head_refuses_a_unit_of_nothing() -> None:
+    with pytest.raises(ValueError, match=r"unit: got 0\.0; it must be above 0"):
+        RewardHead(FEAT, unit=0.0)
+
+
 @pytest.mark.parametrize("leading", [(), (4,), (2, 3, 4)])
 def test_any_leading_axes(leading: tuple[int, ...]) -> None:
     decoder, reward_head = VectorDecoder(FEAT, 3, hidden=4), RewardHead(FEAT, hidden=4)

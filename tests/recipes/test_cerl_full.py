@@ -311,6 +311,7 @@ def pace(run: Path) -> float:
         ("--task SafetyHalfCheetaVelocity-v1", "perhaps you mean SafetyHalfCheetahVelocity-v1"),
         ("--episode-budget 0", "episode_budget: got 0.0; allowed: above 0"),
         ("--members 0", "members: got 0; allowed: at least 1"),
+        ("--reward-unit 0", "reward_unit: got 0.0; allowed: above 0"),
         ("--horizon 32 --seq-len 32", "horizon: got 32; allowed: below seq_len=32"),
         ("--preset gpu", "invalid choice 'gpu' for argument '--preset'"),
         ("--member 3", "Unrecognized options: --member, 3; Perhaps you meant: --members"),
@@ -456,6 +457,29 @@ def test_the_optimiser_is_given_what_the_blocks_make_of_the_members_returns() ->
     assert returns.shape == cost_returns.shape == (3, config.horizon, config.imagination_batch)
     assert float(objective) == pytest.approx(float(returns.max()) / max(1.0, agent.return_scale))
     assert float(cost) == pytest.approx(float(cost_returns.max()) / agent.budget)
+
+
+def test_cost_heads_and_noise_levels_have_learning_rates_of_their_own() -> None:
+    """Adam's first step is as long as its rate, wherever the gradient is not tiny."""
+    rates = {
+        "model_learning_rate": 1e-3,
+        "cost_learning_rate": 1e-2,
+        "noise_learning_rate": 1e-1,
+    }
+    config = Config(**(SMOKE | rates))
+    environment = make_environment(config.task, action_repeat=50)
+    agent = cerl_full.CERL(config, environment)
+    run_episode(agent, environment, None, 0.5)
+    before = {name: weight.detach().clone() for name, weight in agent.model.named_parameters()}
+    agent.learn_model(1)
+    steps: dict[str, float] = defaultdict(float)
+    for name, weight in agent.model.named_parameters():
+        kind = "noise" if name.endswith("log_std") else "cost" if "cost" in name else "model"
+        step = float((weight.detach() - before[name]).abs().max())
+        steps[kind] = max(steps[kind], step)
+    for kind, step in steps.items():
+        assert step == pytest.approx(rates[f"{kind}_learning_rate"], rel=1e-2), kind
+    assert len(steps) == 3
 
 
 def same(one: Any, another: Any) -> bool:

@@ -37,9 +37,11 @@ SIZES: dict[str, Any] = {
 }
 
 
-def trace(policy_updates: int = 1, *, compiled: bool = False) -> list[dict[str, float]]:
+def trace(
+    policy_updates: int = 1, *, compiled: bool = False, reward_unit: float = 1.0
+) -> list[dict[str, float]]:
     """Losses and policy metrics of twenty updates on a random walk with costs."""
-    config = Config(**SMOKE | SIZES, compile=compiled)
+    config = Config(**SMOKE | SIZES, compile=compiled, reward_unit=reward_unit)
     agent = CERL(config, make_environment(config.task, seed=0, action_repeat=config.action_repeat))
     observation, source = torch.zeros(17), torch.Generator().manual_seed(1)
     for row in range(ROWS):
@@ -49,7 +51,7 @@ def trace(policy_updates: int = 1, *, compiled: bool = False) -> list[dict[str, 
         agent.replay.add(
             observation,
             action,
-            reward=0.0 if first else float(action.mean()),
+            reward=0.0 if first else reward_unit * float(action.mean()),
             cost=0.0 if first else float(observation[0] > 1),
             is_first=first,
         )
@@ -86,6 +88,14 @@ def test_two_threads_compute_the_same_to_the_bit() -> None:
         assert trace(policy_updates=3) == alone
     finally:
         set_threads(1)
+
+
+def test_rewards_and_their_unit_may_be_scaled_together() -> None:
+    """By a power of two to the bit: the model, the critics and the step know no other size."""
+    unit = 1 / 64
+    for ours, theirs in zip(trace(reward_unit=unit), trace(), strict=True):
+        assert ours.pop("objective") == unit * theirs.pop("objective")
+        assert ours == theirs
 
 
 if __name__ == "__main__":
