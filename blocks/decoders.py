@@ -52,7 +52,7 @@ class VectorDecoder(GaussianHead):
 
 
 class ImageDecoder(nn.Module):
-    """Feat -> 64x64 RGB image, a Gaussian around it (Ha & Schmidhuber 2018; Dreamer).
+    """Feat -> 64x64 RGB image, a Gaussian of unit variance around it (Ha & Schmidhuber; Dreamer).
 
     ``[*batch, feat] -> [*batch, 64, 64, 3]``, in units of the range of a byte around its middle:
     -0.5 is black, 0.5 is full.
@@ -60,22 +60,12 @@ class ImageDecoder(nn.Module):
     Args:
         feat: size of the input.
         depth: channels of the last hidden layer; the layers before have 2 and 4 times as many.
-        std: standard deviation of a pixel, > 0. With 1, as in Dreamer, what is small or faint in
-            the image is not worth the latent's KL for long; with 0.1 it is a hundred times more
-            so (Rybkin et al. 2021).
         bfloat16: compute the layers in bfloat16; image, likelihood and weights stay float32.
-
-    Raises:
-        ValueError: the standard deviation is not above 0.
     """
 
-    def __init__(
-        self, feat: int, *, depth: int = 32, std: float = 1.0, bfloat16: bool = False
-    ) -> None:
+    def __init__(self, feat: int, *, depth: int = 32, bfloat16: bool = False) -> None:
         super().__init__()
-        if not std > 0:
-            raise ValueError(f"std: got {std}; it must be above 0.")
-        self.autocast, self.std = bfloat16, std
+        self.autocast = bfloat16
         self.input = nn.Linear(feat, 32 * depth)
         channels = [32 * depth, 4 * depth, 2 * depth, depth, 3]
         layers: list[nn.Module] = []
@@ -97,7 +87,7 @@ class ImageDecoder(nn.Module):
         self, feat: Float[Tensor, "*batch feat"], target: UInt8[Tensor, "*batch 64 64 3"]
     ) -> Float[Tensor, "*batch"]:
         """Log-likelihood of an image given as bytes, in nats, up to a constant."""
-        error = (self(feat) - self.from_bytes(target)) / self.std
+        error = self(feat) - self.from_bytes(target)
         return -0.5 * error.square().flatten(-3).sum(-1)
 
     @staticmethod
