@@ -14,9 +14,16 @@ import torch
 from cerl_config import Config
 from diagnostics import average, cost_disagreement, disagreement_on, policy_metrics
 from latent_agent import LatentAgent
-from torch import Tensor, nn
+from torch import Tensor
 from training import run
-from wiring import build_replay, build_world_model, critic_optimizer, model_optimizer, sizes
+from wiring import (
+    build_replay,
+    build_world_model,
+    critic_optimizer,
+    model_optimizer,
+    model_step,
+    sizes,
+)
 
 from blocks import (
     LBSGD,
@@ -159,10 +166,7 @@ class CERL(LatentAgent):
 
     def improve_model(self, loss: WorldModelLoss) -> None:
         """One step of the model's optimiser."""
-        self.model_optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 100.0)
-        self.model_optimizer.step()
+        model_step(self.model, self.model_optimizer, loss)
 
     def learn_policy(self, updates: int, *, improve: bool = True) -> dict[str, float]:
         """Improve the policy on imagined rollouts, inside the pessimistic safe set."""

@@ -38,8 +38,7 @@ from probing import (
 from report_statistics import Estimate
 from rich.table import Table
 from run_folder import RunFolder
-from torch import nn
-from wiring import build_environment, build_world_model, model_optimizer
+from wiring import build_environment, build_world_model, model_optimizer, model_step
 
 from blocks import WorldModel
 
@@ -175,10 +174,7 @@ def fit(
     for update in range(1, updates + 1):
         batch = data.training.sample(config.batch_size, length)
         loss = model.loss(batch, data_size=len(data.training), generator=generator)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 100.0)
-        optimizer.step()
+        model_step(model, optimizer, loss)
         if update % 50 == 0 or update == updates:
             terms = {name: float(term.detach()) for name, term in loss._asdict().items()}
             folder.log("update", update, **terms)

@@ -37,8 +37,7 @@ from open_loop_figure import open_loop_figure
 from rich.table import Table
 from run_folder import RunFolder
 from static_dataset import Dataset, collect, read_dataset
-from torch import nn
-from wiring import build_world_model, model_optimizer
+from wiring import build_world_model, model_optimizer, model_step
 
 from blocks import Normalizer, WorldModel, make_environment
 
@@ -153,10 +152,7 @@ def fit(
     for _ in range(updates):
         batch = data.training.sample(c.batch_size, c.seq_len)
         loss = model.loss(batch, data_size=len(data.training), generator=generator)
-        optimizer.zero_grad()
-        loss.total.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 100.0)
-        optimizer.step()
+        model_step(model, optimizer, loss)
 
 
 # ---- what is shown -------------------------------------------------------------------------------

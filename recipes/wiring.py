@@ -23,6 +23,7 @@ from blocks import (
 )
 from blocks.ensemble_posterior import Family
 from blocks.environments import SafetyEnvironment
+from blocks.world_model import WorldModelLoss
 
 
 def build_environment(config: Config, seed: int) -> SafetyEnvironment:
@@ -115,6 +116,14 @@ def model_optimizer(config: Config, model: WorldModel) -> torch.optim.Adam:
         {"params": noise, "lr": config.noise_learning_rate},
     ]
     return torch.optim.Adam(groups, config.model_learning_rate, fused=True)
+
+
+def model_step(model: WorldModel, optimizer: torch.optim.Optimizer, loss: WorldModelLoss) -> None:
+    """One step down the loss; a gradient that is far too long is clipped."""
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 100.0)
+    optimizer.step()
 
 
 def critic_optimizer(config: Config, *critics: Critic) -> torch.optim.Adam:
