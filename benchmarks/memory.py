@@ -56,8 +56,7 @@ def presets(options: Options) -> list[dict[str, Any]]:
     """Peak memory of a model and a policy update, and of the replay once it is full."""
     agents = [
         {"preset": preset, "members": members, "smoke": options.smoke}
-        for preset, settings in PRESETS.items()
-        if settings.get("observation") != "image"  # of vectors: images have a table of their own
+        for preset in PRESETS
         for members in options.members
     ]
     peaks = peak_memories(agents)

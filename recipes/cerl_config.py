@@ -14,9 +14,8 @@ from run_folder import RunFolder
 class Config:
     """Every setting of a run. Costs and budgets are per episode of environment steps."""
 
-    preset: Literal["cpu", "pixels", "paper"] = "cpu"
-    """Where the defaults come from: `cpu` learns in minutes, `pixels` from small images in under
-    an hour on two cores, `paper` has the published sizes."""
+    preset: Literal["cpu", "paper"] = "cpu"
+    """Where the defaults come from: `cpu` learns in minutes, `paper` has the published sizes."""
     smoke: bool = False
     """Tiny sizes, to see in a minute that everything works."""
     task: str = "SafetyHalfCheetahVelocity-v1"
@@ -177,20 +176,6 @@ SMOKE: dict[str, Any] = {
     "horizon": 5,
     "imagination_batch": 8,
 }
-PIXELS: dict[str, Any] = {
-    "task": "SafetyPointCircle1-v0",
-    "observation": "image",
-    "image_quality": "fast",
-    "image_depth": 8,
-    "steps": 20_000,
-    "prefill_scales": (0.05, 0.1, 0.1, 0.2, 0.2),
-    "prefill_updates": 600,
-    "updates_per_episode": 150,
-    "guard_share": 0.0,  # a robot at rest behind the boundary goes on costing
-    "reward_unit": 0.1,
-    "model_learning_rate": 1.5e-3,
-    "noise_learning_rate": 1e-2,
-}
 PAPER: dict[str, Any] = {
     "steps": 1_000_000,
     "guard_share": 0.0,
@@ -213,7 +198,7 @@ PAPER: dict[str, Any] = {
     "eta_min": 0.0,
     "constraint_smoothness": 1.2e4,
 }
-PRESETS: dict[str, dict[str, Any]] = {"cpu": {}, "pixels": PIXELS, "paper": PAPER}
+PRESETS: dict[str, dict[str, Any]] = {"cpu": {}, "paper": PAPER}
 
 
 def parse(recipe: str, arguments: list[str], **defaults: Any) -> Config:

@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from opengl import skip_without_opengl
 
 CERL_FULL = Path(__file__).parents[2] / "recipes" / "cerl_full.py"
-SETTINGS = ("--preset", "pixels", "--smoke", "--steps", 2000)
+TASK = "SafetyPointCircle1-v0"
+SETTINGS = ("--smoke", "--task", TASK, "--observation", "image", "--steps", 2000)
 
 
 def outcome(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
