@@ -35,7 +35,7 @@ class Config:
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks are; environments, replay and noise are on the CPU."""
     compile: bool = False
-    """Compile the parts of an update that repeat: for a GPU; needs a C++ compiler and a minute."""
+    """Compile the parts of an update that repeat: for a GPU; takes a C++ compiler and minutes."""
     threads: int = 2
     """Threads for parts of an update that do not need each other; a third has nothing to do. The
     results are the same. With images also threads within operations, and the same but for

@@ -65,6 +65,8 @@ class Options:
     """Model updates."""
     probe_rows: int = 6000
     """Training rows of the probes, evenly spread."""
+    probe_steps: int = 1500
+    """Steps of the network probes' training."""
     horizon: int = 15
     """Agent steps of the open-loop prediction."""
     action_repeat: int = 2
@@ -79,7 +81,7 @@ class Options:
     """Threads within torch's operations."""
 
     def __post_init__(self) -> None:
-        for name in ("updates", "probe_rows", "horizon", "threads"):
+        for name in ("updates", "probe_rows", "probe_steps", "horizon", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}; allowed: at least 1.")
         if self.episodes < 10:
@@ -103,7 +105,8 @@ class Options:
 def main(options: Options) -> None:
     if options.smoke:
         sizes: dict[str, Any] = {"episodes": 10, "updates": 3, "probe_rows": 300, "horizon": 3}
-        options = replace(options, **sizes, action_repeat=20, image_depth=2, members=2)
+        sizes |= {"probe_steps": 100, "action_repeat": 20, "image_depth": 2, "members": 2}
+        options = replace(options, **sizes)
     o, began = options, time.monotonic()
     config = o.config()
     torch.set_num_threads(o.threads)
@@ -128,7 +131,8 @@ def main(options: Options) -> None:
     filmstrip(model, data.held_out[0], folder.path / "filmstrip.png")
     errors = open_loop_errors(model, data, o)
     trained = latents(model, data, rows, seed=o.seed)
-    found = probe(data, rows, represented | {"latents": trained}, o.seed)
+    represented["latents"] = trained
+    found = probe(data, rows, represented, steps=o.probe_steps, seed=o.seed)
     scores = score_rows(data, found, o.seed)
     misjudged = proximity_errors(data, found)
     cost = rank_correlation(misjudged, cost_errors(model, data, trained), seed=o.seed)

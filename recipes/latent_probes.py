@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 PENALTIES = (1e-2, 1.0, 1e2, 1e4)  # of the ridge, in units of a standardised input's row
 VALIDATED = 5  # one training row in so many chooses the penalty
-STEPS, BATCH = 1500, 256  # of the small network's training
+BATCH = 256  # rows of a step of the small network's training
 RESAMPLES = 300
 
 
@@ -70,8 +70,10 @@ def _ridge(inputs: Tensor, targets: Tensor, held_out: Tensor) -> Tensor:
     return torch.stack([left @ (right / (damped + penalty)) for penalty in PENALTIES])
 
 
-def network_probe(inputs: Tensor, targets: Tensor, held_out: Tensor, *, seed: int) -> Tensor:
-    """A small network, two hidden layers of 64; arguments and result as for `linear_probe`."""
+def network_probe(
+    inputs: Tensor, targets: Tensor, held_out: Tensor, *, seed: int, steps: int = 1500
+) -> Tensor:
+    """A small network, two hidden layers of 64, trained for `steps`; else as `linear_probe`."""
     scale, unit = Standardised.by(inputs), Standardised.by(targets)
     inputs, targets = scale(inputs), unit(targets)
     generator = torch.Generator().manual_seed(seed)
@@ -81,7 +83,7 @@ def network_probe(inputs: Tensor, targets: Tensor, held_out: Tensor, *, seed: in
         nn.Linear(64, targets.shape[1]),
     )
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=1e-2)
-    for _ in range(STEPS):
+    for _ in range(steps):
         rows = torch.randint(len(inputs), (BATCH,), generator=generator)
         optimizer.zero_grad()
         (network(inputs[rows]) - targets[rows]).square().mean().backward()

@@ -69,8 +69,23 @@ Read = dict[tuple[str, str, str], list[Tensor]]
 """By truth, kind of probe and representation: what was read off, ``[time, part]`` an episode."""
 
 
-def probe(data: ImageDataset, rows: Tensor, represented: dict[str, Represented], seed: int) -> Read:
-    """Train a probe of either kind on each representation's rows, for all truths at once."""
+def probe(
+    data: ImageDataset,
+    rows: Tensor,
+    represented: dict[str, Represented],
+    *,
+    steps: int,
+    seed: int,
+) -> Read:
+    """Train a probe of either kind on each representation's rows, for all truths at once.
+
+    Args:
+        data: where the truths are.
+        rows: the training rows that are represented.
+        represented: by name.
+        steps: of the networks' training.
+        seed: of the networks.
+    """
     lengths = [episode.row.numel() for episode in data.held_out]
     targets = torch.cat([data.training_truth[what][rows] for what in TRUTHS], 1)
     parts = [len(names) for names in TRUTHS.values()]
@@ -79,7 +94,7 @@ def probe(data: ImageDataset, rows: Tensor, represented: dict[str, Represented],
         asked = torch.cat(held_out)
         for kind, predicted in (
             ("linear", linear_probe(training, targets, asked)),
-            ("network", network_probe(training, targets, asked, seed=seed)),
+            ("network", network_probe(training, targets, asked, seed=seed, steps=steps)),
         ):
             for what, columns in zip(TRUTHS, predicted.split(parts, 1), strict=True):
                 found[what, kind, name] = list(columns.split(lengths))
