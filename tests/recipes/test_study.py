@@ -516,7 +516,7 @@ def test_a_study_survives_an_interrupt_and_the_loss_of_a_node(
     cluster: Any, undisturbed: Path, counter: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "study"
-    slower = ("--set", "steps=5000", "pause=0.6")
+    slower = ("--set", "steps=5000", "pause=2")
     about = counting(folder, counter, *slower, "--ray-address", cluster.address)
     process = launch(*about)
     wait_until(lambda: checkpoints(folder), process)
