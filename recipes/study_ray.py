@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import signal
 import socket
 import subprocess
 import sys
@@ -31,6 +32,8 @@ def carry(arguments: Sequence[str], environment: Mapping[str, str], needed: Sequ
     for file in needed:
         if not Path(file).exists():
             raise FileNotFoundError(f"{file} is not there on the node {platform.node()}")
+    # A node started in the background of a script ignores SIGINT, and with it cancellations.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = launch(arguments, environment)
     try:
         while True:

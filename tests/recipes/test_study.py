@@ -505,9 +505,14 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     small = {"object_store_memory": 80 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
-    for _ in range(2):
-        cluster.add_node(num_cpus=2, **small)
+    # What a script starts in its background ignores SIGINT; runs must be cancelled all the same.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+        for _ in range(2):
+            cluster.add_node(num_cpus=2, **small)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     yield cluster
     cluster.shutdown()
 
@@ -516,13 +521,13 @@ def test_a_study_survives_an_interrupt_and_the_loss_of_a_node(
     cluster: Any, undisturbed: Path, counter: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "study"
-    slower = ("--set", "steps=5000", "pause=2")
+    slower = ("--set", "steps=5000", "pause=0.6")
     about = counting(folder, counter, *slower, "--ray-address", cluster.address)
     process = launch(*about)
     wait_until(lambda: checkpoints(folder), process)
     process.send_signal(signal.SIGINT)
     finish(process, 130)
-    assert len(outcomes(folder)) < 4  # in the middle, whatever the machine is busy with
+    assert not outcomes(folder)
     assert not any(map(alive, processes(folder)))
     before = checkpoints(folder)
     process = launch(*about)
