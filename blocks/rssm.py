@@ -195,7 +195,7 @@ class RSSM(nn.Module):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the steps that ``observe`` and imagination repeat; see ``torch.compile``.
 
-        Not their loops: unrolled over a sequence they take minutes to compile and gain no more.
+        Not their loops, which would be unrolled, with a graph as long as the sequence.
         """
         self._filter_step = torch.compile(self._filter_step, *args, **kwargs)
         self.transition = torch.compile(self.transition, *args, **kwargs)

@@ -72,7 +72,7 @@ def test_the_losses_are_those_from_before_any_optimisation() -> None:
     agree_with_golden(trace())
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile calls g++, or CXX")
 def test_compiled_updates_agree_on_two_threads() -> None:
     # In a process of its own: torch cannot compile what jaxtyping checks.
     command = [sys.executable, __file__, "--compiled"]
