@@ -82,7 +82,7 @@ def read_runs(paths: Sequence[Path], by_commit: bool = False) -> tuple[list[Run]
         RunError: if a path does not exist or holds no run.
     """
     runs, left_out = [], []
-    for path in _find(paths):
+    for path in find_runs(paths):
         try:
             runs.append(_read_run(path, by_commit))
         except RunError as error:
@@ -90,7 +90,8 @@ def read_runs(paths: Sequence[Path], by_commit: bool = False) -> tuple[list[Run]
     return runs, left_out
 
 
-def _find(paths: Sequence[Path]) -> list[Path]:
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """Every run folder, finished or not, in or beneath the paths, and every summary file named."""
     found: dict[Path, Path] = {}
     for path in paths:
         if path.name == "summary.json" and (path.parent / "config.json").exists():
