@@ -61,7 +61,7 @@ class ImageEncoder(nn.Module):
                 "allowed torch.uint8 of [..., 64, 64, 3]."
             )
         flat, leading = pack([observation], "* h w c")
-        pixels = flat.permute(0, 3, 1, 2).float() / 255 - 0.5
+        pixels = flat.permute(0, 3, 1, 2) / 255 - 0.5
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.autocast):
             embed = self.layers(pixels).float()
         (embed,) = unpack(embed, leading, "* embed")
