@@ -52,7 +52,7 @@ class VectorDecoder(GaussianHead):
 
 
 class ImageDecoder(nn.Module):
-    """Feat -> 64x64 RGB image, a Gaussian of unit variance around it (Ha & Schmidhuber; Dreamer).
+    """Feat -> 64x64 RGB image, a Gaussian around it (Ha & Schmidhuber 2018; Dreamer).
 
     ``[*batch, feat] -> [*batch, 64, 64, 3]``, in units of the range of a byte around its middle:
     -0.5 is black, 0.5 is full.
@@ -60,12 +60,21 @@ class ImageDecoder(nn.Module):
     Args:
         feat: size of the input.
         depth: channels of the last hidden layer; the layers before have 2 and 4 times as many.
+        std: standard deviation of a pixel, > 0; 1 in Dreamer. With less, what is small or faint
+            in the image is worth more of the latent's KL (Rybkin et al. 2021).
         bfloat16: compute the layers in bfloat16; image, likelihood and weights stay float32.
+
+    Raises:
+        ValueError: the standard deviation is not above 0.
     """
 
-    def __init__(self, feat: int, *, depth: int = 32, bfloat16: bool = False) -> None:
+    def __init__(
+        self, feat: int, *, depth: int = 32, std: float = 1.0, bfloat16: bool = False
+    ) -> None:
         super().__init__()
-        self.autocast = bfloat16
+        if not std > 0:
+            raise ValueError(f"std: got {std}; it must be above 0.")
+        self.autocast, self.std = bfloat16, std
         self.input = nn.Linear(feat, 32 * depth)
         # From a single pixel a transposed convolution is a linear layer, which is far faster.
         first = nn.Linear(32 * depth, 4 * depth * 5 * 5)
@@ -89,7 +98,7 @@ class ImageDecoder(nn.Module):
     ) -> Float[Tensor, "*batch"]:
         """Log-likelihood of an image given as bytes, in nats, up to a constant."""
         squared = F.mse_loss(self(feat), self.from_bytes(target), reduction="none")
-        return -0.5 * squared.flatten(-3).sum(-1)
+        return -0.5 / self.std**2 * squared.flatten(-3).sum(-1)
 
     @staticmethod
     def from_bytes(image: UInt8[Tensor, "*batch 64 64 3"]) -> Float[Tensor, "*batch 64 64 3"]:

@@ -78,6 +78,8 @@ class Config:
     """Width of hidden layers."""
     image_depth: int = 32
     """Channels of the first layer of the image encoder and of the last of the decoder."""
+    image_std: float = 1.0
+    """Standard deviation of a decoded pixel, whose range is 1: the smaller, the more it counts."""
     bfloat16: bool = False
     """Compute the image encoder's and decoder's layers in bfloat16; all else is float32."""
     reward_unit: float = 1.0
@@ -147,7 +149,8 @@ class Config:
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         _require(self, "episode_budget", 0 < self.episode_budget < math.inf, "above 0")
         _require(self, "guard_share", 0 <= self.guard_share <= 1, "from 0 (no guard) to 1")
-        _require(self, "reward_unit", 0 < self.reward_unit < math.inf, "above 0")
+        for name in ("reward_unit", "image_std"):
+            _require(self, name, 0 < getattr(self, name) < math.inf, "above 0")
         _require(self, "budget_share", self.budget_share > 0, "above 0")
         _require(self, "prefill_scales", len(self.prefill_scales) >= 1, "at least one scale")
         _require(

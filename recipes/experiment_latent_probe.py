@@ -73,8 +73,15 @@ class Options:
     """Environment steps for each action."""
     image_depth: int = 16
     """Channels of the encoder's first layer and of the decoder's last."""
+    image_std: float = 0.25
+    """Standard deviation of a decoded pixel. With 1, obstacles at a distance are too small in the
+    picture to be worth remembering."""
     image_quality: Literal["exact", "fast"] = "exact"
     """Safety-Gymnasium's picture, or one drawn in a tenth of the time; see make_environment."""
+    bfloat16: bool = False
+    """Compute encoder and decoder in bfloat16: faster where the processor has it."""
+    learning_rate: float = 1e-3
+    """Of the model; there is no policy that a changing model could confuse."""
     members: int = 3
     """Posterior samples K."""
     threads: int = 2
@@ -94,7 +101,10 @@ class Options:
         tiny = {"deter": 16, "stoch": 4, "hidden": 16, "batch_size": 4} if self.smoke else {}
         values: dict[str, Any] = {
             "image_depth": self.image_depth,
+            "image_std": self.image_std,
             "image_quality": self.image_quality,
+            "bfloat16": self.bfloat16,
+            "model_learning_rate": self.learning_rate,
             "members": self.members,
             "action_repeat": self.action_repeat,
             "steps": self.episodes * 1000,
@@ -128,7 +138,6 @@ def main(options: Options) -> None:
     }
     fit(model, config, data, o.updates, folder)
     print(f"{time.monotonic() - began:.0f} s: {o.updates:,} updates", flush=True)
-    filmstrip(model, data.held_out[0], folder.path / "filmstrip.png")
     errors = open_loop_errors(model, data, o)
     trained = latents(model, data, rows, seed=o.seed)
     represented["latents"] = trained
@@ -182,6 +191,9 @@ def fit(
         if update % 50 == 0 or update == updates:
             terms = {name: float(term.detach()) for name, term in loss._asdict().items()}
             folder.log("update", update, **terms)
+        if update % 500 == 0 or update == updates:
+            filmstrip(model, data.held_out[0], folder.path / "filmstrip.png")
+            folder.save_checkpoint({"model": model.state_dict()}, update)
 
 
 @torch.no_grad()

@@ -100,7 +100,9 @@ def build_decoder(config: Config, shape: tuple[int, ...]) -> ImageDecoder | Vect
     """To observations of that shape."""
     feat = config.deter + config.stoch
     if config.observation == "image":
-        return ImageDecoder(feat, depth=config.image_depth, bfloat16=config.bfloat16)
+        return ImageDecoder(
+            feat, depth=config.image_depth, std=config.image_std, bfloat16=config.bfloat16
+        )
     return VectorDecoder(feat, *shape, hidden=config.hidden)
 
 

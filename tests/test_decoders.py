@@ -132,6 +132,21 @@ def test_a_reward_is_a_gaussian_with_one_output() -> None:
     )
 
 
+@given(st.floats(0.01, 10.0))
+def test_an_image_counts_by_the_inverse_variance_of_its_pixels(std: float) -> None:
+    torch.manual_seed(0)
+    one, other = ImageDecoder(FEAT, depth=1), ImageDecoder(FEAT, depth=1, std=std)
+    other.load_state_dict(one.state_dict())
+    feat, image = torch.randn(2, FEAT), torch.randint(256, (2, 64, 64, 3), dtype=torch.uint8)
+    expected = one.log_prob(feat, image) / std**2
+    torch.testing.assert_close(other.log_prob(feat, image), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_image_decoder_refuses_pixels_without_noise() -> None:
+    with pytest.raises(ValueError, match=r"std: got 0\.0; it must be above 0"):
+        ImageDecoder(FEAT, std=0.0)
+
+
 @given(st.floats(1e-3, 1e3))
 def test_a_reward_head_s_unit_is_the_unit_of_its_rewards(unit: float) -> None:
     torch.manual_seed(0)
