@@ -59,9 +59,9 @@ class Options:
     """Folder of figures and summary; runs/<recipe>/<task>/seed<k>-<time> by default."""
     smoke: bool = False
     """Tiny sizes, to see in a minute that everything works."""
-    episodes: int = 60
+    episodes: int = 120
     """Episodes of the dataset."""
-    updates: int = 5000
+    updates: int = 14_000
     """Model updates."""
     probe_rows: int = 6000
     """Training rows of the probes, evenly spread."""
@@ -97,7 +97,9 @@ class Options:
             )
 
     def config(self) -> Config:
-        """The model's sizes; all else is as in CERL."""
+        """The sizes of Dreamer's model, and small batches: many updates count for more than large
+        ones. All else is as in CERL."""
+        sizes = {"deter": 200, "stoch": 30, "hidden": 200, "batch_size": 8, "seq_len": 20}
         tiny = {"deter": 16, "stoch": 4, "hidden": 16, "batch_size": 4} if self.smoke else {}
         values: dict[str, Any] = {
             "image_depth": self.image_depth,
@@ -109,7 +111,9 @@ class Options:
             "action_repeat": self.action_repeat,
             "steps": self.episodes * 1000,
         }
-        return Config(task=self.task, seed=self.seed, observation="image", **{**values, **tiny})
+        return Config(
+            task=self.task, seed=self.seed, observation="image", **{**values, **sizes, **tiny}
+        )
 
 
 def main(options: Options) -> None:
