@@ -52,10 +52,10 @@ class VectorDecoder(GaussianHead):
 
 
 class ImageDecoder(nn.Module):
-    """Feat -> 64x64 RGB image, a Gaussian around it (Ha & Schmidhuber 2018; Dreamer).
+    """Feat -> 64x64 RGB image, a Gaussian around it: the layers of Ha & Schmidhuber (2018).
 
     ``[*batch, feat] -> [*batch, 64, 64, 3]``, in units of the range of a byte around its middle:
-    -0.5 is black, 0.5 is full.
+    -0.5 is black, 0.5 is full. Normalised and with SiLU, as `ImageEncoder`.
 
     Args:
         feat: size of the input.
@@ -75,14 +75,15 @@ class ImageDecoder(nn.Module):
         if not std > 0:
             raise ValueError(f"std: got {std}; it must be above 0.")
         self.autocast, self.std = bfloat16, std
-        self.input = nn.Linear(feat, 32 * depth)
+        self.input = nn.Sequential(nn.Linear(feat, 32 * depth), nn.SiLU())
         # From a single pixel a transposed convolution is a linear layer, which is far faster.
         first = nn.Linear(32 * depth, 4 * depth * 5 * 5)
-        layers: list[nn.Module] = [first, nn.Unflatten(-1, (4 * depth, 5, 5)), nn.ReLU()]
-        channels = [4 * depth, 2 * depth, depth, 3]
-        for (channels_in, channels_out), kernel in zip(pairwise(channels), (5, 6, 6), strict=True):
-            layers += [nn.ConvTranspose2d(channels_in, channels_out, kernel, stride=2), nn.ReLU()]
-        self.layers = nn.Sequential(*layers[:-1])
+        layers: list[nn.Module] = [first, nn.Unflatten(-1, (4 * depth, 5, 5))]
+        channels = pairwise([4 * depth, 2 * depth, depth, 3])
+        for (channels_in, channels_out), kernel in zip(channels, (5, 6, 6), strict=True):
+            layers += [nn.GroupNorm(1, channels_in), nn.SiLU()]
+            layers += [nn.ConvTranspose2d(channels_in, channels_out, kernel, stride=2)]
+        self.layers = nn.Sequential(*layers)
         self.layers.to(memory_format=torch.channels_last)  # as images are
 
     def forward(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch 64 64 3"]:

@@ -30,9 +30,11 @@ class VectorEncoder(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """64x64 RGB image -> embed of size ``32 * depth`` (Ha & Schmidhuber 2018; Dreamer).
+    """64x64 RGB image -> embed of size ``32 * depth``: the layers of Ha & Schmidhuber (2018).
 
     ``[*batch, 64, 64, 3]`` uint8 ``-> [*batch, 32 * depth]``; images stay bytes until here.
+    Normalised and with SiLU as in DreamerV3 (Hafner et al. 2023): learns in fewer updates than
+    with ReLU alone.
 
     Args:
         depth: channels of the first layer; the others have 2, 4 and 8 times as many.
@@ -46,7 +48,8 @@ class ImageEncoder(nn.Module):
         sizes = [3, depth, 2 * depth, 4 * depth, 8 * depth]
         layers: list[nn.Module] = []
         for channels_in, channels_out in pairwise(sizes):
-            layers += [nn.Conv2d(channels_in, channels_out, 4, stride=2), nn.ReLU()]
+            layers += [nn.Conv2d(channels_in, channels_out, 4, stride=2)]
+            layers += [nn.GroupNorm(1, channels_out), nn.SiLU()]
         self.layers = nn.Sequential(*layers, nn.Flatten())
 
     def forward(self, observation: UInt8[Tensor, "*batch 64 64 3"]) -> Tensor:
