@@ -84,7 +84,6 @@ class ImageDecoder(nn.Module):
             layers += [nn.GroupNorm(1, channels_in), nn.SiLU()]
             layers += [nn.ConvTranspose2d(channels_in, channels_out, kernel, stride=2)]
         self.layers = nn.Sequential(*layers)
-        self.layers.to(memory_format=torch.channels_last)  # as images are
 
     def forward(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch 64 64 3"]:
         """Mean of the image."""
