@@ -19,7 +19,7 @@ import rich
 import torch
 import tyro
 from cerl_config import Config
-from filmstrip import filmstrip
+from filmstrip import IMAGINED, WATCHED, filmstrip
 from image_dataset import TRUTHS, ImageDataset, collect, read, require_goal_and_obstacles
 from latent_probe_figure import blind_spots_figure
 from latent_probes import rank_correlation
@@ -40,7 +40,7 @@ from rich.table import Table
 from run_folder import RunFolder
 from wiring import build_environment, build_world_model, model_optimizer, model_step
 
-from blocks import WorldModel
+from blocks import Transitions, WorldModel
 
 RECIPE = "experiment_latent_probe"
 REPRESENTATIONS = ("latents", "image", "random encoder", "random latents")
@@ -185,7 +185,7 @@ def fit(
     model: WorldModel, config: Config, data: ImageDataset, updates: int, folder: RunFolder
 ) -> None:
     """Model updates on sequences drawn uniformly from the training episodes."""
-    optimizer = model_optimizer(config, model)
+    optimizer, shown_scene = model_optimizer(config, model), scene(data)
     generator = torch.Generator().manual_seed(config.seed)
     length = min(config.seq_len, data.held_out[0].row.numel())
     for update in range(1, updates + 1):
@@ -196,8 +196,27 @@ def fit(
             terms = {name: float(term.detach()) for name, term in loss._asdict().items()}
             folder.log("update", update, **terms)
         if update % 500 == 0 or update == updates:
-            filmstrip(model, data.held_out[0], folder.path / "filmstrip.png")
+            filmstrip(model, shown_scene, folder.path / "filmstrip.png")
             folder.save_checkpoint({"model": model.state_dict()}, update)
+
+
+def scene(data: ImageDataset) -> Transitions:
+    """The beginning of a held-out episode, where goal and obstacle are best in view in its middle.
+
+    A filmstrip begins to imagine there.
+    """
+
+    def view(obstacle: torch.Tensor, truth: dict[str, torch.Tensor]) -> torch.Tensor:
+        distance, bearing = obstacle.unbind(-1)
+        seen = bearing.cos() - (distance - 1).abs() + truth["goal direction"][:, 0]
+        return seen[earliest : len(seen) // 2 + WATCHED]
+
+    earliest = 2 * WATCHED + IMAGINED
+    pairs = zip(data.held_out_obstacle, data.held_out_truth, strict=True)
+    best = [view(*pair).max(0) for pair in pairs]
+    episode = max(range(len(best)), key=lambda i: float(best[i].values))
+    end = 2 * (earliest + int(best[episode].indices) - WATCHED)
+    return Transitions(*(x[:, :end] for x in data.held_out[episode]))
 
 
 @torch.no_grad()
