@@ -9,14 +9,13 @@ Unfinished runs are named and left out; runs that are in the archive already are
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 from atomic_files import RunError, to_json, write_atomically, write_json
-from command_line import read_command_line
+from command_line import errors_in_one_line, read_command_line
 from report_data import find_runs
 from run_folder import RunFolder
 
@@ -72,14 +71,9 @@ def _copy(run: RunFolder, target: Path) -> None:
 
 def main(arguments: list[str]) -> None:
     """Entry point: answers errors in one line."""
-    try:
+    with errors_in_one_line():
         options = read_command_line(Options, arguments)
         copied, unfinished = archive(options.source, options.archive)
-    except (ValueError, RuntimeError) as error:
-        if os.environ.get("CERL_TRACEBACK"):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
     print(f"{len(copied)} runs copied to {options.archive}")
     for name in unfinished:
         print(f"left out, unfinished: {name}")

@@ -1,8 +1,11 @@
 """Reads a recipe's command line into its dataclass; what is wrong is said in one line."""
 
 import io
+import os
 import re
-from contextlib import redirect_stderr
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from typing import TypeVar
 
 import tyro
@@ -33,3 +36,18 @@ def read_command_line(
         parts = [part.strip() for part in re.split(r"[─-]{9,}", text) if part.strip()]
         message = "; ".join(parts[1:-1]).removeprefix(f"Error parsing {kind.__name__}: ")
         raise ValueError(message or text) from None  # without the title and the last advice
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """What is wrong with input or files ends the program with code 2 and one line on stderr.
+
+    With CERL_TRACEBACK set it is raised.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        if os.environ.get("CERL_TRACEBACK"):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

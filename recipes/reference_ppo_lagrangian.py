@@ -11,7 +11,6 @@ learns.
 OmniSafe cannot go on where it was stopped: a run that is killed has to begin again.
 """
 
-import os
 import sys
 import time
 from contextlib import closing, redirect_stdout
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import rich
-from command_line import read_command_line
+from command_line import errors_in_one_line, read_command_line
 from figures import learning_figure
 from omnisafe_environments import counted, import_omnisafe
 from progress import Progress, headline_table
@@ -183,22 +182,18 @@ def parse(arguments: list[str]) -> Config:
 def main(arguments: list[str]) -> None:
     """Entry point: trains, and answers errors in one line."""
     try:
-        config = parse(arguments)
-        import_omnisafe()  # what is missing leaves no folder
-        episode_length(config)  # nor does a task that does not exist
-        run_folder = RunFolder.create(RECIPE, config.task, config.seed, config.out)
-        with closing(run_folder):
-            run_folder.write_config(asdict(config))
-            rich.print(headline_table(train(run_folder, config)))
-            print(f"the run is in {run_folder.path}")
+        with errors_in_one_line():
+            config = parse(arguments)
+            import_omnisafe()  # what is missing leaves no folder
+            episode_length(config)  # nor does a task that does not exist
+            run_folder = RunFolder.create(RECIPE, config.task, config.seed, config.out)
+            with closing(run_folder):
+                run_folder.write_config(asdict(config))
+                rich.print(headline_table(train(run_folder, config)))
+                print(f"the run is in {run_folder.path}")
     except KeyboardInterrupt:
         print("\nstopped; OmniSafe cannot go on from here: begin again", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, RuntimeError) as error:
-        if os.environ.get("CERL_TRACEBACK"):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ budgets and runs that are there twice are refused.
 """
 
 import base64
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import jinja2
 import tyro
 from atomic_files import RunError
-from command_line import read_command_line
+from command_line import errors_in_one_line, read_command_line
 from report_data import LeftOut, read_runs
 from report_figures import (
     DPI,
@@ -154,13 +153,8 @@ def _environment() -> jinja2.Environment:
 
 def main(arguments: list[str]) -> None:
     """Entry point: answers errors in one line."""
-    try:
+    with errors_in_one_line():
         page = write_report(read_command_line(Options, arguments))
-    except (ValueError, RuntimeError) as error:
-        if os.environ.get("CERL_TRACEBACK"):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
     print(f"the report is in {page}")
 
 
