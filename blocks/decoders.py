@@ -76,7 +76,7 @@ class ImageDecoder(nn.Module):
             raise ValueError(f"std: got {std}; it must be above 0.")
         self.autocast, self.std = bfloat16, std
         self.input = nn.Sequential(nn.Linear(feat, 32 * depth), nn.SiLU())
-        # From a single pixel a transposed convolution is a linear layer, which is far faster.
+        # From a single pixel a transposed convolution is a linear layer.
         first = nn.Linear(32 * depth, 4 * depth * 5 * 5)
         layers: list[nn.Module] = [first, nn.Unflatten(-1, (4 * depth, 5, 5))]
         channels = pairwise([4 * depth, 2 * depth, depth, 3])

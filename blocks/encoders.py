@@ -33,8 +33,7 @@ class ImageEncoder(nn.Module):
     """64x64 RGB image -> embed of size ``32 * depth``: the layers of Ha & Schmidhuber (2018).
 
     ``[*batch, 64, 64, 3]`` uint8 ``-> [*batch, 32 * depth]``; images stay bytes until here.
-    Normalised and with SiLU as in DreamerV3 (Hafner et al. 2023): learns in fewer updates than
-    with ReLU alone.
+    Normalised and with SiLU as in DreamerV3 (Hafner et al. 2023).
 
     Args:
         depth: channels of the first layer; the others have 2, 4 and 8 times as many.
