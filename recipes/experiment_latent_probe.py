@@ -44,6 +44,8 @@ from blocks import Transitions, WorldModel
 
 RECIPE = "experiment_latent_probe"
 REPRESENTATIONS = ("latents", "image", "random encoder", "random latents")
+EARLIEST = 2 * WATCHED + IMAGINED  # row in whose view a filmstrip begins to imagine
+SHORTEST_EPISODE = 2 * (EARLIEST - WATCHED + 1)  # rows, of which its first half is chosen from
 SHARE_OF_IMAGES = 20  # one row in so many is imagined from, or averaged: images are large
 
 
@@ -124,7 +126,7 @@ def main(options: Options) -> None:
     o, began = options, time.monotonic()
     config = o.config()
     torch.set_num_threads(o.threads)
-    require_goal_and_obstacles(config)  # what cannot be probed leaves no folder
+    require_goal_and_obstacles(config, SHORTEST_EPISODE)  # what cannot be probed leaves no folder
     folder = RunFolder.create(RECIPE, o.task, o.seed, o.out)
     folder.write_config(asdict(o) | {"out": str(folder.path)})
     name = f"{o.task}-seed{o.seed}-{o.episodes}x{o.action_repeat}-{o.image_quality}.pt"
@@ -209,13 +211,12 @@ def scene(data: ImageDataset) -> Transitions:
     def view(obstacle: torch.Tensor, truth: dict[str, torch.Tensor]) -> torch.Tensor:
         distance, bearing = obstacle.unbind(-1)
         seen = bearing.cos() - (distance - 1).abs() + truth["goal direction"][:, 0]
-        return seen[earliest : len(seen) // 2 + WATCHED]
+        return seen[EARLIEST : len(seen) // 2 + WATCHED]
 
-    earliest = 2 * WATCHED + IMAGINED
     pairs = zip(data.held_out_obstacle, data.held_out_truth, strict=True)
     best = [view(*pair).max(0) for pair in pairs]
     episode = max(range(len(best)), key=lambda i: float(best[i].values))
-    end = 2 * (earliest + int(best[episode].indices) - WATCHED)
+    end = 2 * (EARLIEST + int(best[episode].indices) - WATCHED)
     return Transitions(*(x[:, :end] for x in data.held_out[episode]))
 
 

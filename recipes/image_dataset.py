@@ -130,9 +130,16 @@ def record(
         over = terminated or truncated
 
 
-def require_goal_and_obstacles(config: Config) -> None:
-    """Raise ValueError for a task without a camera, a goal or obstacles that cost."""
+def require_goal_and_obstacles(config: Config, rows: int) -> None:
+    """Raise ValueError for a task without a camera, a goal or obstacles that cost, and for episodes
+    of fewer rows than that."""
     with closing(build_environment(config, config.seed)) as environment:
+        longest = environment.episode_length // (rows - 1)
+        if config.action_repeat > longest:
+            raise ValueError(
+                f"action_repeat: got {config.action_repeat}; at most {longest}, so that an episode "
+                f"of {environment.episode_length} steps has the {rows} rows that are looked at."
+            )
         task = environment._inner.task
         if not (hasattr(task, "goal") and constrained(task)):
             raise ValueError(
