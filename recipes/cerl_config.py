@@ -9,6 +9,9 @@ from typing import Any, Literal
 from command_line import read_command_line
 from run_folder import RunFolder
 
+INITIAL_SHARE = 0.25
+"""Share of the start states that begin an episode: few of its states, but they decide the rest."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -109,6 +112,11 @@ class Config:
     """Imagined agent steps."""
     imagination_batch: int = 32
     """Start states of a policy update; each is imagined under every member."""
+    start_episodes: int = 5
+    """How many of the newest episodes, and of their beginnings, the start states are from."""
+    start_replay_share: float = 0.25
+    """Share of the start states that is from all episodes instead: those of policies long gone,
+    whose costs a policy that breaks nothing any more goes on being charged for."""
     discount: float = 0.99
     """Of rewards, per agent step."""
     cost_discount: float = 0.99
@@ -141,6 +149,7 @@ class Config:
             "steps",
             "action_repeat",
             "members",
+            "start_episodes",
             "horizon",
             "batch_size",
             "seq_len",
@@ -158,6 +167,10 @@ class Config:
             "horizon",
             self.horizon < self.seq_len,
             f"below seq_len={self.seq_len}, the length on which the dynamics are trained",
+        )
+        share = 1 - INITIAL_SHARE
+        _require(
+            self, "start_replay_share", 0 <= self.start_replay_share <= share, f"from 0 to {share}"
         )
         for name in ("discount", "cost_discount"):
             _require(self, name, 0 <= getattr(self, name) < 1, "from 0 to below 1")

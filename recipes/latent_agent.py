@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cerl_config import Config
+from cerl_config import INITIAL_SHARE, Config
 
 from blocks import Actor, Normalizer, SequenceReplay, State, Transitions, WorldModel
 
@@ -66,18 +66,15 @@ class LatentAgent:
 
     @torch.no_grad()
     def start_states(self) -> State:
-        """Filtered states: of the newest episodes, of their beginnings, and of all that was seen.
-
-        How an episode begins is a few of its states but decides the others.
-        """
+        """Filtered states: of new episodes, of their beginnings, and of all that was seen."""
         c = self.config
         data = self.on_device(
             self.replay.sample(
                 START_SEQUENCES,
                 BURN_IN + START_LENGTH,
-                recent_episodes=c.recent_episodes,
-                recent_fraction=0.5,
-                initial_fraction=0.25,
+                recent_episodes=c.start_episodes,
+                recent_fraction=1 - INITIAL_SHARE - c.start_replay_share,
+                initial_fraction=INITIAL_SHARE,
             )
         )
         state = self.model.filter(data, self.generator).state

@@ -312,6 +312,7 @@ def pace(run: Path) -> float:
         ("--episode-budget 0", "episode_budget: got 0.0; allowed: above 0"),
         ("--members 0", "members: got 0; allowed: at least 1"),
         ("--reward-unit 0", "reward_unit: got 0.0; allowed: above 0"),
+        ("--start-replay-share 1", "start_replay_share: got 1.0; allowed: from 0 to 0.75"),
         ("--horizon 32 --seq-len 32", "horizon: got 32; allowed: below seq_len=32"),
         ("--preset gpu", "invalid choice 'gpu' for argument '--preset'"),
         ("--member 3", "Unrecognized options: --member, 3; Perhaps you meant: --members"),
