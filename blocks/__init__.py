@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from blocks.budget_guard import BudgetGuard as BudgetGuard
     from blocks.confidence import estimation_errors as estimation_errors
     from blocks.critic import Critic as Critic
+    from blocks.cuda_graph import Graphed as Graphed
+    from blocks.cuda_graph import with_gradient as with_gradient
     from blocks.decoders import CostHead as CostHead
     from blocks.decoders import ImageDecoder as ImageDecoder
     from blocks.decoders import RewardHead as RewardHead
@@ -92,6 +94,8 @@ _HOME = {
     "BudgetGuard": "budget_guard",
     "EpisodeRecord": "safety_metrics",
     "safety_summary": "safety_metrics",
+    "Graphed": "cuda_graph",
+    "with_gradient": "cuda_graph",
     "set_threads": "threads",
     "side_by_side": "threads",
 }

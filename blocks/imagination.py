@@ -62,7 +62,10 @@ def imagine(
         )
     batch, stoch = start.stoch.shape[1:]
     device = start.stoch.device
-    action_noise = torch.randn(horizon, batch, action_size, generator=generator).to(device)
+    source = generator.device if generator else None
+    action_noise = torch.randn(horizon, batch, action_size, generator=generator, device=source).to(
+        device
+    )
     states, actions, log_probs = [start], [], []
     state_noise = None
     for step in range(horizon):

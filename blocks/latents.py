@@ -35,8 +35,8 @@ class Gaussian(NamedTuple):
 
     @staticmethod
     def noise(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-        """Standard normal noise for ``rsample``, drawn on the CPU."""
-        return torch.randn(shape, generator=generator)
+        """Standard normal noise for ``rsample``, on the generator's device (without one: CPU)."""
+        return torch.randn(shape, generator=generator, device=_device(generator))
 
     def rsample(self, noise: Tensor) -> Float[Tensor, "*batch stoch"]:
         """Reparameterised sample; ``noise`` broadcasts against the mean."""
@@ -87,8 +87,9 @@ class Categorical(NamedTuple):
 
     @staticmethod
     def noise(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-        """Standard Gumbel noise for ``rsample``, drawn on the CPU."""
-        uniform = torch.rand(shape, generator=generator).clamp_min(1e-20)
+        """Standard Gumbel noise for ``rsample``, on the generator's device (without one: CPU)."""
+        uniform = torch.rand(shape, generator=generator, device=_device(generator))
+        uniform = uniform.clamp_min(1e-20)
         return -(-uniform.log()).clamp_min(1e-20).log()
 
     def rsample(self, noise: Tensor) -> Float[Tensor, "*batch stoch"]:
@@ -110,6 +111,10 @@ class Categorical(NamedTuple):
     def kl(self, other: "Categorical") -> Float[Tensor, "*batch"]:
         """``KL(self || other)`` in nats, summed over the categoricals."""
         return (self.logits.exp() * (self.logits - other.logits)).sum((-2, -1))
+
+
+def _device(generator: torch.Generator | None) -> torch.device | None:
+    return generator.device if generator else None
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ asks for more, and then from the generator it is handed.
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import pyro
 import pyro.distributions as dist
@@ -91,7 +91,7 @@ class Point(Particles):
 
     def log_prior(self, prior: Prior, members: int) -> Float[Tensor, " member"]:
         """Zero: nothing but the data is fitted."""
-        return torch.zeros(members)
+        return next(iter(prior.anchors.values())).new_zeros(members)
 
 
 def gaussian_sites(loc: Weights, std: Mapping[str, Tensor]) -> Weights:
@@ -113,9 +113,12 @@ def gaussian_sites(loc: Weights, std: Mapping[str, Tensor]) -> Weights:
 
 def log_density(trace: poutine.Trace, prior: Prior) -> Float[Tensor, " member"]:
     """Log-density of a trace's sites in nats, relative to the Gaussian's mode."""
-    trace.compute_log_prob()
-    nodes = cast(dict[str, dict[str, Tensor]], trace.nodes)
-    sites = [nodes[name]["log_prob"] - _log_mode(prior, name) for name in prior.anchors]
+    # Not `trace.compute_log_prob`, which waits for the GPU to look for NaN.
+    nodes = cast(dict[str, dict[str, Any]], trace.nodes)
+    sites = [
+        nodes[name]["fn"].log_prob(nodes[name]["value"]) - _log_mode(prior, name)
+        for name in prior.anchors
+    ]
     return torch.stack(sites).sum(0)
 
 

@@ -53,8 +53,10 @@ def lambda_returns(
             "pass the values of the start state and of every state reached"
         )
     one_step = rewards + (1.0 - lambda_) * discount * values[1:]
-    decay = torch.as_tensor(lambda_ * discount, dtype=values.dtype, device=values.device)
-    decay = decay.expand_as(one_step)
+    decay = lambda_ * discount
+    if not isinstance(decay, Tensor):
+        decay = values.new_full((), decay)  # not copied from the CPU, which a GPU would wait for
+    decay = decay.to(values).expand_as(one_step)
     following = values[-1]
     returns = []
     for step in reversed(range(horizon)):

@@ -9,8 +9,9 @@ are the same to the bit, however many threads there are.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -67,6 +68,18 @@ def side_by_side(*functions: Callable[[], Any]) -> tuple[Any, ...]:
     finally:
         wait(futures)
     return result, *(future.result() for future in futures)
+
+
+@contextmanager
+def one_after_another() -> Iterator[None]:
+    """Within it ``side_by_side`` stays on the calling thread, whose CUDA stream is its own."""
+    entered = hasattr(_worker, "entered")
+    _enter()
+    try:
+        yield
+    finally:
+        if not entered:
+            del _worker.entered
 
 
 def _enter() -> None:

@@ -142,7 +142,11 @@ class WorldModel(nn.Module):
         return self.reward_head(feat)
 
     def loss(
-        self, data: Transitions, *, data_size: int, generator: torch.Generator | None = None
+        self,
+        data: Transitions,
+        *,
+        data_size: int | Tensor,
+        generator: torch.Generator | None = None,
     ) -> WorldModelLoss:
         """Negative ELBO of ``[batch, time, ...]`` data.
 

@@ -5,14 +5,15 @@ Wires the blocks into the method of arXiv 2405.05890 and trains it on a Safety-G
     python recipes/cerl_full.py --task SafetyHalfCheetahVelocity-v1 --seed 0
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from cerl_config import Config
-from diagnostics import average, cost_disagreement, disagreement_on, policy_metrics
+from diagnostics import Estimate, average, cost_disagreement, disagreement_on, policy_metrics
+from graphed_policy import GraphedPolicy
 from latent_agent import LatentAgent
 from torch import Tensor
 from training import run
@@ -21,7 +22,7 @@ from wiring import (
     build_world_model,
     critic_optimizer,
     model_optimizer,
-    model_step,
+    model_update,
     sizes,
 )
 
@@ -29,6 +30,7 @@ from blocks import (
     LBSGD,
     Actor,
     Critic,
+    Graphed,
     State,
     discounted_budget,
     imagine,
@@ -42,7 +44,8 @@ from blocks.environments import SafetyEnvironment
 from blocks.imagination import Imagined
 from blocks.smoothness import Smoothness
 from blocks.types import Weights
-from blocks.world_model import WorldModelLoss
+
+Lesson = Callable[[], None]
 
 
 def lbsgd(actor: Actor, config: Config, smoothness: Smoothness | None = None) -> LBSGD:
@@ -91,8 +94,8 @@ class CERL(LatentAgent):
         c, self.config, self.blocks = config, config, blocks
         _, action = sizes(environment)
         torch.manual_seed(c.seed)  # of the initial weights; all later noise is from the generator
-        self.generator = torch.Generator().manual_seed(c.seed)
         self.device = torch.device(c.device)
+        self.generator = torch.Generator(self.device).manual_seed(c.seed)
         self.replay = build_replay(c, environment)
         self.model = build_world_model(c, environment, blocks.family)
         feat = c.deter + c.stoch
@@ -113,7 +116,10 @@ class CERL(LatentAgent):
         self.optimizer = blocks.optimizer(self.actor, c)
         self.model_optimizer = model_optimizer(c, self.model)
         self.critic_optimizer = critic_optimizer(c, self.critic, self.cost_critic)
-        self.return_scale = c.reward_unit
+        self.return_scale = torch.tensor(c.reward_unit, dtype=torch.float64, device=self.device)
+        update = partial(model_update, self.model, self.model_optimizer, self.generator)
+        self.update_model = Graphed(update, self.generator)
+        self.graphed = GraphedPolicy(self) if self.device.type == "cuda" else None
 
     def begin(self) -> dict[str, float]:
         """After the prefill: learn the model and the first policy's values, then improve it."""
@@ -142,63 +148,62 @@ class CERL(LatentAgent):
         )
         return model | policy | spread | {"disagreement_new": new, "disagreement_learned": learned}
 
-    def learn_model(self, updates: int) -> dict[str, float]:
-        """Fit the Bayesian world model to the replay."""
-        c = self.config
-        self.fit_normalizer()
-        losses: list[dict[str, float]] = []
-        for _ in range(updates):
-            data = self.replay.sample(
-                c.batch_size,
-                c.seq_len,
-                recent_episodes=c.recent_episodes,
-                recent_fraction=c.recent_fraction,
-                initial_fraction=0.125,
-            )
-            loss = self.model.loss(
-                self.on_device(data), data_size=len(self.replay), generator=self.generator
-            )
-            self.improve_model(loss)
-            losses.append(
-                {f"model_{name}": float(value.detach()) for name, value in loss._asdict().items()}
-            )
-        return average(losses)
-
-    def improve_model(self, loss: WorldModelLoss) -> None:
-        """One step of the model's optimiser."""
-        model_step(self.model, self.model_optimizer, loss)
-
     def learn_policy(self, updates: int, *, improve: bool = True) -> dict[str, float]:
         """Improve the policy on imagined rollouts, inside the pessimistic safe set."""
-        c = self.config
         weights, starts = self.weights(), self.start_states()
         metrics: list[dict[str, float]] = []
-        lessons: list[Callable[[], None]] = []
+        lessons: Sequence[Lesson] = ()
         for _ in range(updates):
-            # The critics learn from the last rollouts while the next ones are imagined.
-            imagined, *_ = side_by_side(partial(self.imagine, starts, weights), *lessons)
-            feat = imagined.state.feat
-            returns, cost_returns = self.imagined_returns(feat, weights)
-            if improve:
-                entropy = -imagined.log_prob.mean()
-                gain = self.blocks.objective(returns) / self.scale(returns)
-                cost = self.blocks.aggregate(cost_returns) / self.budget  # Jc, in budgets
-                step = self.optimizer.step(gain + c.entropy * entropy, cost, c.budget_share)
-                member_costs = cost_returns.mean((1, 2)) / self.budget
-                metrics.append(policy_metrics(step, returns, member_costs, entropy))
-            lessons = [partial(self.learn_critics, feat[:, :-1], returns, cost_returns)]
+            some = self.some(starts)
+            update, lessons = self.update_policy(some, weights, lessons, improve=improve)
+            metrics.append(update)
         side_by_side(*lessons)
         return average(metrics)
 
+    def update_policy(
+        self, starts: State, weights: Weights, lessons: Sequence[Lesson], *, improve: bool
+    ) -> tuple[dict[str, float], Sequence[Lesson]]:
+        """One step; returns its metrics, and what the critics have yet to learn.
+
+        Nothing of its autograd graph may outlive it: a recording does not bear an earlier one.
+        """
+        if self.graphed:
+            estimate, lessons = self.graphed.estimate(starts, improve=improve), ()
+        else:
+            estimate, *lessons = self.estimate(starts, weights, lessons, improve=improve)
+        if not improve:
+            return {}, lessons
+        step = self.optimizer.step(estimate.gain, estimate.cost, self.config.budget_share)
+        return policy_metrics(step, estimate), lessons
+
+    def estimate(
+        self, starts: State, weights: Weights, lessons: Sequence[Lesson] = (), *, improve: bool
+    ) -> tuple[Estimate, Lesson]:
+        """Return and cost of the policy from the start states, and what critics learn of them."""
+        # The critics learn from the last rollouts while the next ones are imagined.
+        imagined, *_ = side_by_side(partial(self.imagine, starts, weights), *lessons)
+        feat = imagined.state.feat
+        returns, cost_returns = self.imagined_returns(feat, weights)
+        if improve:
+            self.update_scale(returns)
+        scale = self.return_scale.clamp_min(self.config.reward_unit).float()
+        entropy = -imagined.log_prob.mean()
+        estimate = Estimate(
+            gain=self.blocks.objective(returns) / scale + self.config.entropy * entropy,
+            cost=self.blocks.aggregate(cost_returns) / self.budget,  # Jc, in budgets
+            mean_return=returns.detach().mean(),
+            member_costs=cost_returns.detach().mean((1, 2)) / self.budget,
+            entropy=entropy,
+        )
+        return estimate, partial(self.learn_critics, feat[:, :-1], returns, cost_returns)
+
     def imagine(self, starts: State, weights: Weights) -> Imagined:
-        """Roll the policy out from some of the start states, under every member."""
+        """Roll the policy out from the start states, under every member."""
         c = self.config
-        index = torch.randint(len(starts.deter), (c.imagination_batch,), generator=self.generator)
-        index = index.to(self.device)
         return imagine(
             self.model.transition(weights),
             self.actor.sample,
-            State(*(x[index].expand(c.members, -1, -1) for x in starts)),
+            State(*(x.expand(c.members, -1, -1) for x in starts)),
             c.horizon,
             action_size=self.actor.action,
             generator=self.generator,
@@ -243,11 +248,10 @@ class CERL(LatentAgent):
             lambda_=self.config.lambda_,
         ).movedim(0, 1)
 
-    def scale(self, returns: Tensor) -> float:
-        """Running 5-95 percentile range of the returns, at least a unit (Hafner et al. 2023)."""
-        low, high = torch.quantile(returns.detach().cpu().flatten(), torch.tensor([0.05, 0.95]))
-        self.return_scale += 0.02 * (float(high - low) - self.return_scale)
-        return max(self.config.reward_unit, self.return_scale)
+    def update_scale(self, returns: Tensor) -> None:
+        """Running 5-95 percentile range of the returns (Hafner et al. 2023)."""
+        low, high = (torch.quantile(returns.detach().flatten(), share) for share in (0.05, 0.95))
+        self.return_scale += 0.02 * ((high - low).double() - self.return_scale)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a run reports about its policy updates and about how far its members agree."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,20 +12,31 @@ from blocks.types import Weights
 FAR_STEPS = 20
 
 
-def policy_metrics(
-    step: Any, returns: Tensor, member_costs: Tensor, entropy: Tensor
-) -> dict[str, float]:
+class Estimate(NamedTuple):
+    """What imagination says of a policy, differentiable by its parameters.
+
+    Costs are in units of the episode budget.
+    """
+
+    gain: Tensor  # what is maximised
+    cost: Tensor  # what is constrained
+    mean_return: Tensor
+    member_costs: Tensor  # [member]
+    entropy: Tensor
+
+
+def policy_metrics(step: Any, estimate: Estimate) -> dict[str, float]:
     """Metrics of one policy update; costs and slack are in units of the episode budget."""
-    costs = member_costs.detach()
+    costs = estimate.member_costs.detach()
     return {
-        "objective": float(returns.detach().mean()),
+        "objective": float(estimate.mean_return.detach()),
         "cost_mean": float(costs.mean()),
         "cost_worst": float(costs.max()),
         "pessimism": float(costs.max() - costs.mean()),
         "slack": float(step.slack),
         "step_size": float(step.step_size),
         "feasible": float(step.feasible),
-        "entropy": float(entropy.detach()),
+        "entropy": float(estimate.entropy.detach()),
     } | (
         {"constraint_smoothness": float(step.constraint_smoothness)}
         if isinstance(step, LBSGDStep)
@@ -66,8 +77,8 @@ def cost_disagreement(
     """
     near = State(*(x.expand(model.members, -1, -1) for x in recent))
     shape = (1, len(recent.deter), action_size)
-    extreme = torch.randint(0, 2, shape, generator=generator) * 2.0 - 1
-    extreme = extreme.to(recent.deter.device).expand(model.members, -1, -1)
+    extreme = torch.randint(0, 2, shape, generator=generator, device=generator.device) * 2.0 - 1
+    extreme = extreme.expand(model.members, -1, -1)
     imagined = imagine(
         model.transition(weights),
         lambda feat, noise: (extreme, feat[..., 0]),

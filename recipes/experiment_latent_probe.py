@@ -12,6 +12,7 @@ latents shows where the blind spots are, and whether costs are foreseen where ob
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,9 +39,10 @@ from probing import (
 from report_statistics import Estimate
 from rich.table import Table
 from run_folder import RunFolder
-from wiring import build_environment, build_world_model, model_optimizer, model_step
+from wiring import build_environment, build_world_model, model_optimizer, model_update
 
-from blocks import Transitions, WorldModel
+from blocks import Graphed, Transitions, WorldModel
+from blocks.world_model import WorldModelLoss
 
 RECIPE = "experiment_latent_probe"
 REPRESENTATIONS = ("latents", "image", "random encoder", "random latents")
@@ -88,6 +90,8 @@ class Options:
     """Posterior samples K."""
     threads: int = 2
     """Threads within torch's operations."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the model is fitted; the rest is on the CPU."""
 
     def __post_init__(self) -> None:
         for name in ("updates", "probe_rows", "probe_steps", "horizon", "threads"):
@@ -112,6 +116,7 @@ class Options:
             "members": self.members,
             "action_repeat": self.action_repeat,
             "steps": self.episodes * 1000,
+            "device": self.device,
         }
         return Config(
             task=self.task, seed=self.seed, observation="image", **{**values, **sizes, **tiny}
@@ -187,19 +192,23 @@ def fit(
     model: WorldModel, config: Config, data: ImageDataset, updates: int, folder: RunFolder
 ) -> None:
     """Model updates on sequences drawn uniformly from the training episodes."""
-    optimizer, shown_scene = model_optimizer(config, model), scene(data)
-    generator = torch.Generator().manual_seed(config.seed)
+    device, shown_scene = torch.device(config.device), scene(data)
+    model.to(device)
+    optimizer = model_optimizer(config, model)
+    generator = torch.Generator(device).manual_seed(config.seed)
+    improve = Graphed(partial(model_update, model, optimizer, generator), generator)
+    size = torch.tensor(len(data.training), device=device)
     length = min(config.seq_len, data.held_out[0].row.numel())
     for update in range(1, updates + 1):
         batch = data.training.sample(config.batch_size, length)
-        loss = model.loss(batch, data_size=len(data.training), generator=generator)
-        model_step(model, optimizer, loss)
+        (loss,) = improve(*(x.to(device) for x in batch), size)
         if update % 50 == 0 or update == updates:
-            terms = {name: float(term.detach()) for name, term in loss._asdict().items()}
+            terms = dict(zip(WorldModelLoss._fields, loss.tolist(), strict=True))
             folder.log("update", update, **terms)
         if update % 500 == 0 or update == updates:
             filmstrip(model, shown_scene, folder.path / "filmstrip.png")
             folder.save_checkpoint({"model": model.state_dict()}, update)
+    model.cpu()
 
 
 def scene(data: ImageDataset) -> Transitions:

@@ -27,7 +27,7 @@ PARTS = {
     "replay": ("agent.replay.add", "agent.replay.sample"),
     "filter": ("agent.model.filter",),
     "model losses": ("agent.model.loss",),
-    "model gradients and step": ("agent.improve_model",),
+    "model gradients and step": ("agent.update_model",),
     "rest of the model updates": ("agent.learn_model",),
     "imagination": ("agent.imagine",),
     "returns": ("agent.imagined_returns",),

@@ -16,6 +16,7 @@ from blocks import (
     Normalizer,
     RewardHead,
     SequenceReplay,
+    Transitions,
     VectorDecoder,
     VectorEncoder,
     WorldModel,
@@ -117,7 +118,8 @@ def model_optimizer(config: Config, model: WorldModel) -> torch.optim.Adam:
         {"params": cost, "lr": config.cost_learning_rate},
         {"params": noise, "lr": config.noise_learning_rate},
     ]
-    return torch.optim.Adam(groups, config.model_learning_rate, fused=True)
+    graphed = config.device == "cuda"
+    return torch.optim.Adam(groups, config.model_learning_rate, fused=True, capturable=graphed)
 
 
 def model_step(model: WorldModel, optimizer: torch.optim.Optimizer, loss: WorldModelLoss) -> None:
@@ -128,10 +130,28 @@ def model_step(model: WorldModel, optimizer: torch.optim.Optimizer, loss: WorldM
     optimizer.step()
 
 
+def model_update(
+    model: WorldModel,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    *batch: torch.Tensor,
+) -> tuple[torch.Tensor]:
+    """One update as a function of tensors: fields of ``Transitions``, then the number of all rows.
+
+    Returns:
+        The terms of the loss, in one tensor.
+    """
+    *data, data_size = batch
+    loss = model.loss(Transitions(*data), data_size=data_size, generator=generator)
+    model_step(model, optimizer, loss)
+    return (torch.stack(loss).detach(),)
+
+
 def critic_optimizer(config: Config, *critics: Critic) -> torch.optim.Adam:
     """One Adam for all critics; their slow copies are not trained."""
     weights = [weight for critic in critics for weight in critic.weights.values()]
-    return torch.optim.Adam(weights, config.critic_learning_rate, fused=True)
+    graphed = config.device == "cuda"
+    return torch.optim.Adam(weights, config.critic_learning_rate, fused=True, capturable=graphed)
 
 
 def sizes(environment: SafetyEnvironment) -> tuple[tuple[int, ...], int]:

@@ -456,7 +456,9 @@ def test_the_optimiser_is_given_what_the_blocks_make_of_the_members_returns() ->
     agent.learn_policy(1)
     returns, cost_returns, objective, cost = seen
     assert returns.shape == cost_returns.shape == (3, config.horizon, config.imagination_batch)
-    assert float(objective) == pytest.approx(float(returns.max()) / max(1.0, agent.return_scale))
+    assert float(objective) == pytest.approx(
+        float(returns.max()) / max(1.0, float(agent.return_scale))
+    )
     assert float(cost) == pytest.approx(float(cost_returns.max()) / agent.budget)
 
 

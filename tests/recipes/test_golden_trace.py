@@ -21,6 +21,7 @@ sys.path.insert(0, str(RECIPES))
 
 from cerl_config import SMOKE, Config  # noqa: E402
 from cerl_full import CERL  # noqa: E402
+from graphed_policy import GraphedPolicy  # noqa: E402
 
 from blocks import make_environment, set_threads  # noqa: E402
 
@@ -39,11 +40,14 @@ SIZES: dict[str, Any] = {
 
 
 def trace(
-    policy_updates: int = 1, *, compiled: bool = False, reward_unit: float = 1.0
+    policy_updates: int = 1, *, graphed: bool = False, **settings: Any
 ) -> list[dict[str, float]]:
     """Losses and policy metrics of twenty updates on a random walk with costs."""
-    config = Config(**SMOKE | SIZES, compile=compiled, reward_unit=reward_unit)
+    config = Config(**SMOKE | SIZES | settings)
+    reward_unit = config.reward_unit
     agent = CERL(config, make_environment(config.task, seed=0, action_repeat=config.action_repeat))
+    if graphed and not agent.graphed:
+        agent.graphed = GraphedPolicy(agent)
     observation, source = torch.zeros(17), torch.Generator().manual_seed(1)
     for row in range(ROWS):
         first = row % EPISODE_LENGTH == 0
@@ -70,6 +74,23 @@ def agree_with_golden(updates: list[dict[str, float]]) -> None:
 
 def test_the_losses_are_those_from_before_any_optimisation() -> None:
     agree_with_golden(trace())
+
+
+def test_a_policy_step_takes_recorded_gradients_as_its_own() -> None:
+    """On the CPU the function that a GPU would record is called instead."""
+    assert trace(2, graphed=True) == trace(2)
+
+
+@pytest.mark.gpu
+def test_recorded_updates_are_those_that_were_not() -> None:
+    """The noise is a GPU's, so the golden trace is not the one to compare with."""
+    recorded = trace(2, device="cuda")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blocks.cuda_graph.EAGER_CALLS", 1000)
+        eager = trace(2, device="cuda")
+    for update, (expected, actual) in enumerate(zip(eager, recorded, strict=True)):
+        for name, value in expected.items():
+            assert actual[name] == pytest.approx(value, rel=1e-3, abs=1e-3), (update, name)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile calls g++, or CXX")
@@ -104,7 +125,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if "--compiled" in sys.argv:
         set_threads(2)
-        updates = trace(compiled=True)
+        updates = trace(compile=True)
         print(json.dumps({"updates": updates, "graphs": counters["stats"]["unique_graphs"]}))
     else:
         GOLDEN.write_text(json.dumps(trace(), indent=1) + "\n")
