@@ -194,8 +194,17 @@ def compare_processes(options: Options) -> dict[str, Any]:
         pool.episode_index = 0
         while pool.episode_index < episodes(options):
             pool.reset()
-            for action in actions:
-                pool.step([action] * len(pool))
+            played = dict.fromkeys(range(len(pool)), 0)
+            ready = list(played)
+            while played:
+                for place in ready:
+                    if played[place] == len(actions):
+                        del played[place]
+                    else:
+                        pool.send(place, actions[played[place]])
+                        played[place] += 1
+                if played:
+                    ready, _ = pool.receive()
 
     runs = {count: lambda pool=pool: play(pool) for count, pool in pools.items()}
     seconds = interleave(runs, options.rounds)

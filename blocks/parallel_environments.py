@@ -1,15 +1,13 @@
 """Several environments of one task, each in a process of its own: all cores step and draw."""
 
 import multiprocessing
-import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from blocks._environment_process import Worker, end, receive, replay, serve, tell
 from blocks.environments import make_environment
 
 ATTEMPTS = 3
@@ -17,7 +15,7 @@ ATTEMPTS = 3
 
 
 class Steps(NamedTuple):
-    """What an action did in each environment; zeros where the episode was over before."""
+    """What an action did in each environment."""
 
     observations: np.ndarray  # [environment, ...]
     rewards: np.ndarray  # [environment], summed over the action repeat
@@ -27,25 +25,15 @@ class Steps(NamedTuple):
     inner_steps: np.ndarray  # [environment], environment steps that the action took
 
 
-@dataclass
-class Worker:
-    """One process, and what brings another one to where it is."""
-
-    process: BaseProcess | None = None
-    connection: Connection | None = None
-    episode: int = 0
-    actions: list[np.ndarray] = field(default_factory=list)
-    """Those of the episode so far."""
-    over: bool = True
-
-
 class ParallelEnvironments:
     """`count` environments, each in a process, that play different episodes of one seed.
 
     Together they play the episodes that a single environment would play one after the other: of
     four, the first plays episodes 0, 4, 8, ... An episode's randomness depends on seed and episode
     alone. So when a process dies, another one takes the same actions again and goes on: nothing is
-    lost or there twice. Processes are spawned: a script needs `if __name__ == "__main__":`.
+    lost or there twice. `step` waits for the slowest of them; `send` and `receive` let each go on
+    as soon as it is ready, which keeps all cores busy. Processes are spawned: a script needs
+    `if __name__ == "__main__":`.
 
     Args:
         task: as for `make_environment`.
@@ -92,8 +80,10 @@ class ParallelEnvironments:
         """Start the next `count` episodes, one in each environment; returns their observations.
 
         Raises:
-            RuntimeError: an environment raised, or its processes died again and again.
+            RuntimeError: an environment raised, or its processes died again and again; or a sent
+                action was not received.
         """
+        self._require_none_asked()
         for place, worker in enumerate(self._workers):
             worker.episode, worker.actions, worker.over = self.episode_index + place, [], False
         self.episode_index += len(self)
@@ -107,10 +97,14 @@ class ParallelEnvironments:
         Args:
             actions: [environment, action].
 
+        Returns:
+            Of all environments; zeros where the episode was over before.
+
         Raises:
             ValueError: not one action for each environment.
             RuntimeError: all episodes are over; or as for `reset`.
         """
+        self._require_none_asked()
         if len(actions) != len(self):
             raise ValueError(f"actions: got {len(actions)}; allowed one for each of {len(self)}")
         under_way = [worker for worker in self._workers if not worker.over]
@@ -120,20 +114,42 @@ class ParallelEnvironments:
             if not worker.over:
                 worker.actions.append(np.array(action, np.float32))
         numbers = np.zeros((5, len(self)))
-        for place, (observation, reward, terminated, truncated, info) in self._ask("step"):
-            self._observations[place] = observation
-            self._workers[place].over = terminated or truncated
-            row = (reward, info["cost"], terminated, truncated, info["inner_steps"])
-            numbers[:, place] = row
-        rewards, costs, terminated, truncated, inner_steps = numbers
-        return Steps(
-            self._observations.copy(),
-            rewards,
-            costs,
-            terminated.astype(bool),
-            truncated.astype(bool),
-            inner_steps.astype(int),
-        )
+        for place, answer in self._ask("step"):
+            numbers[:, place] = self._take(place, answer)
+        return _steps(self._observations.copy(), numbers)
+
+    def send(self, place: int, action: np.ndarray) -> None:
+        """Give one environment an action, and do not wait for it; `receive` does.
+
+        Raises:
+            RuntimeError: its episode is over, or it has not answered to the last one.
+        """
+        worker = self._workers[place]
+        if worker.over:
+            raise RuntimeError(f"environment {place}: its episode is over, or none begun; reset()")
+        if worker.asked:
+            raise RuntimeError(f"environment {place}: it still has an action; call receive()")
+        worker.actions.append(np.array(action, np.float32))
+        worker.asked = True
+        self._send(worker, "step")  # whether a dead process got it, `receive` finds out
+
+    def receive(self) -> tuple[list[int], Steps]:
+        """Wait until environments with an action are ready; of those alone, places and steps.
+
+        Raises:
+            RuntimeError: none has an action; or as for `reset`.
+        """
+        asked = [place for place, worker in enumerate(self._workers) if worker.asked]
+        if not asked:
+            raise RuntimeError(f"{self.task}: no action is under way; call send()")
+        connections = [self._workers[place].connection for place in asked]
+        ready = wait([connection for connection in connections if connection is not None])
+        places = [p for p, c in zip(asked, connections, strict=True) if c is None or c in ready]
+        answers = [(place, self._answer(self._workers[place], "step")) for place in places]
+        for place in places:
+            self._workers[place].asked = False
+        rows = [self._take(place, self._checked(place, answer)) for place, answer in answers]
+        return places, _steps(self._observations[places], np.array(rows).T)
 
     @property
     def over(self) -> np.ndarray:
@@ -143,7 +159,7 @@ class ParallelEnvironments:
     def close(self) -> None:
         """End the processes."""
         for worker in self._workers:
-            _end(worker)
+            end(worker)
 
     def __enter__(self) -> "ParallelEnvironments":
         return self
@@ -155,29 +171,44 @@ class ParallelEnvironments:
         """Give all that are under way the command, then collect what it did."""
         asked = [place for place, worker in enumerate(self._workers) if not worker.over]
         lost = {place for place in asked if not self._send(self._workers[place], command)}
-        answers = []
-        for place in asked:
-            worker = self._workers[place]
-            answer = None if place in lost else _receive(worker)
-            answers.append((place, self._repeat(worker, command) if answer is None else answer))
+        answers = [
+            (place, self._answer(self._workers[place], command, lost=place in lost))
+            for place in asked
+        ]
         return [(place, self._checked(place, answer)) for place, answer in answers]
+
+    def _answer(self, worker: Worker, command: str, *, lost: bool = False) -> tuple[str, Any]:
+        """What a process answers, or another one in its place."""
+        answer = None if lost else receive(worker)
+        return self._repeat(worker, command) if answer is None else answer
+
+    def _take(self, place: int, answer: Any) -> tuple[Any, ...]:
+        """Keep what a step has changed; returns a column of `_steps`."""
+        observation, reward, terminated, truncated, info = answer
+        self._observations[place] = observation
+        self._workers[place].over = terminated or truncated
+        return reward, info["cost"], terminated, truncated, info["inner_steps"]
+
+    def _require_none_asked(self) -> None:
+        if any(worker.asked for worker in self._workers):
+            raise RuntimeError(f"{self.task}: an action is under way; call receive() first")
 
     def _send(self, worker: Worker, command: str) -> bool:
         """Whether the command has reached a process."""
         if worker.process is None:
             self._start(worker)
         value = worker.episode if command == "reset" else worker.actions[-1]
-        return _tell(worker, command, value)
+        return tell(worker, command, value)
 
     def _repeat(self, worker: Worker, command: str) -> tuple[str, Any]:
         """Bring a new process to where the one that died was, and give it the command again."""
         for _ in range(ATTEMPTS - 1):
-            _end(worker)
+            end(worker)
             self._start(worker)
-            answer = _replay(worker)
+            answer = replay(worker)
             if answer is not None:
                 return answer
-        code = _end(worker)
+        code = end(worker)
         raise RuntimeError(
             f"{self.task}: the process of episode {worker.episode} died {ATTEMPTS} times at its "
             f"{command} {len(worker.actions)} (exit code {code}, negative for a signal); is there "
@@ -193,70 +224,18 @@ class ParallelEnvironments:
     def _start(self, worker: Worker) -> None:
         context = multiprocessing.get_context("spawn")  # a forked OpenGL does not work
         worker.connection, theirs = context.Pipe()
-        worker.process = context.Process(target=_serve, args=(theirs, self._arguments), daemon=True)
+        worker.process = context.Process(target=serve, args=(theirs, self._arguments), daemon=True)
         worker.process.start()
         theirs.close()
 
 
-def _tell(worker: Worker, command: str, value: Any) -> bool:
-    try:
-        assert worker.connection is not None
-        worker.connection.send((command, value))
-    except OSError:  # its process is dead
-        return False
-    return True
-
-
-def _receive(worker: Worker) -> tuple[str, Any] | None:
-    """The answer; None from a process that has died."""
-    try:
-        assert worker.connection is not None
-        return worker.connection.recv()
-    except (EOFError, OSError):
-        return None
-
-
-def _replay(worker: Worker) -> tuple[str, Any] | None:
-    """Play the episode so far in a new process; the last answer, None if that one died as well."""
-    answer = None
-    for command, value in [("reset", worker.episode), *(("step", a) for a in worker.actions)]:
-        answer = _receive(worker) if _tell(worker, command, value) else None
-        if answer is None:
-            break
-    return answer
-
-
-def _end(worker: Worker) -> int | None:
-    """End its process, if it has one; returns the exit code."""
-    if worker.process is None or worker.connection is None:
-        return None
-    worker.connection.close()  # which it takes for the end
-    worker.process.join(timeout=5)
-    if worker.process.is_alive():
-        worker.process.kill()
-        worker.process.join()
-    code = worker.process.exitcode
-    worker.process = worker.connection = None
-    return code
-
-
-def _serve(connection: Connection, arguments: dict[str, Any]) -> None:
-    """A worker's process: one environment, until the other end of the connection is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to handle
-    environment = None
-    while True:
-        try:
-            command, value = connection.recv()
-        except EOFError:
-            break
-        try:
-            environment = environment or make_environment(**arguments)
-            if command == "reset":
-                answer = ("did", environment.reset(options={"episode": value}))
-            else:
-                answer = ("did", environment.step(value))
-        except Exception as error:  # to be raised where somebody hears it
-            answer = ("raised", f"{type(error).__name__}: {error}")
-        connection.send(answer)
-    if environment is not None:
-        environment.close()
+def _steps(observations: np.ndarray, numbers: np.ndarray) -> Steps:
+    rewards, costs, terminated, truncated, inner_steps = numbers
+    return Steps(
+        observations,
+        rewards,
+        costs,
+        terminated.astype(bool),
+        truncated.astype(bool),
+        inner_steps.astype(int),
+    )

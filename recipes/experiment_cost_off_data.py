@@ -16,9 +16,9 @@ from typing import Any
 import rich
 import torch
 import tyro
-from atomic_files import RunError
 from cerl_config import Config, config_from_json
 from cerl_full import CERL
+from command_line import errors_in_one_line, read_command_line
 from rich.table import Table
 from run_folder import RunFolder
 from static_dataset import recorded_replay
@@ -98,7 +98,5 @@ def _figures(
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    try:
-        main(tyro.cli(Options))
-    except RunError as error:
-        sys.exit(f"error: {error}")
+    with errors_in_one_line():
+        main(read_command_line(Options, sys.argv[1:]))

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import rich
 import torch
-import tyro
 from cerl_config import Config
+from command_line import errors_in_one_line, read_command_line
 from filmstrip import IMAGINED, WATCHED, filmstrip
 from image_dataset import TRUTHS, ImageDataset, collect, read, require_goal_and_obstacles
 from latent_probe_figure import blind_spots_figure
@@ -281,7 +281,5 @@ def error_table(errors: dict[str, list[float | None]]) -> Table:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options))
-    except (ValueError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+    with errors_in_one_line():
+        main(read_command_line(Options, sys.argv[1:]))

@@ -17,7 +17,7 @@ from typing import Any
 
 import rich
 import torch
-import tyro
+from command_line import errors_in_one_line, read_command_line
 from landscape_figure import landscape_figure
 from landscape_methods import ETA_MIN, METHODS, Noise, best, lbsgd, measure, walk
 from landscapes import LANDSCAPES
@@ -233,7 +233,5 @@ def confidence_table(rows: list[dict[str, Any]], options: Options) -> Table:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    try:
-        main(tyro.cli(Options))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    with errors_in_one_line():
+        main(read_command_line(Options, sys.argv[1:]))

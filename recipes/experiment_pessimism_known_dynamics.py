@@ -19,7 +19,7 @@ from typing import Any
 
 import rich
 import torch
-import tyro
+from command_line import errors_in_one_line, read_command_line
 from coverage_figure import coverage_figure
 from linear_gaussian import Data, draw_weights, exact_posterior, fit, policy_returns, simulate
 from rich.table import Table
@@ -220,7 +220,5 @@ def members_table(rows: list[dict[str, Any]], options: Options) -> Table:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    try:
-        main(tyro.cli(Options))
-    except (ValueError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+    with errors_in_one_line():
+        main(read_command_line(Options, sys.argv[1:]))

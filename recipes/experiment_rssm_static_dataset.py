@@ -21,8 +21,8 @@ from typing import Any
 
 import rich
 import torch
-import tyro
 from cerl_config import Config
+from command_line import errors_in_one_line, read_command_line
 from open_loop import (
     SIGNALS,
     call_rows,
@@ -211,7 +211,5 @@ def _number(value: float | None) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    try:
-        main(tyro.cli(Options))
-    except (ValueError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+    with errors_in_one_line():
+        main(read_command_line(Options, sys.argv[1:]))

@@ -72,6 +72,48 @@ def test_a_process_that_is_killed_changes_nothing() -> None:
     assert_same(steps, undisturbed)
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_each_at_its_own_pace_plays_the_same_episodes(killed: bool) -> None:
+    with ParallelEnvironments(TASK, 2, **OPTIONS) as environments:
+        environments.reset()
+        together = play(environments, 10)
+        environments.episode_index = 0
+        environments.reset()
+        alone: dict[int, list[Steps]] = {0: [], 1: []}
+        environments.send(1, PUSH)
+        while not environments.over.all():
+            for place in (0, 1):
+                worker = environments._workers[place]
+                # The first runs ahead by up to three actions.
+                ahead = len(alone[0]) - len(alone[1]) >= 3 and place == 0
+                if not (worker.over or worker.asked or ahead):
+                    environments.send(place, PUSH)
+                    if killed and len(alone[place]) == 4:
+                        worker.process.kill()
+            places, steps = environments.receive()
+            for row, place in enumerate(places):
+                alone[place].append(Steps(*(column[row] for column in steps)))
+    for place, steps in alone.items():
+        assert_same(steps, [Steps(*(column[place] for column in step)) for step in together])
+
+
+def test_an_action_is_answered_before_the_next() -> None:
+    with ParallelEnvironments(TASK, 2, **OPTIONS) as environments:
+        with pytest.raises(RuntimeError, match=r"environment 1: its episode is over"):
+            environments.send(1, PUSH)
+        environments.reset()
+        with pytest.raises(RuntimeError, match=r"no action is under way; call send"):
+            environments.receive()
+        environments.send(1, PUSH)
+        with pytest.raises(RuntimeError, match=r"environment 1: it still has an action"):
+            environments.send(1, PUSH)
+        for begin in (environments.reset, lambda: play(environments, 1)):
+            with pytest.raises(RuntimeError, match=r"an action is under way; call receive"):
+                begin()
+        assert environments.receive()[0] == [1]
+        assert play(environments, 1)[0].inner_steps.tolist() == [50, 50]
+
+
 def test_processes_that_always_die_are_an_error_that_says_where(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
