@@ -358,6 +358,7 @@ def test_a_run_that_cannot_be_read_or_made_is_answered_in_one_line(
     message: str,
     smoked: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(smoked)
     Path("empty").mkdir(exist_ok=True)
@@ -365,8 +366,8 @@ def test_a_run_that_cannot_be_read_or_made_is_answered_in_one_line(
     monkeypatch.setattr(sys, "argv", [str(RECIPE), *arguments, "--out", "refused"])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(RECIPE), run_name="__main__")
-    said = str(stopped.value)
+    assert stopped.value.code == 2
+    (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("error: ")
     assert message in said
-    assert "\n" not in said
     assert not Path("refused").exists()
