@@ -21,6 +21,7 @@ from wiring import (
     build_replay,
     build_world_model,
     critic_optimizer,
+    member_returns,
     model_optimizer,
     model_update,
     sizes,
@@ -34,7 +35,6 @@ from blocks import (
     State,
     discounted_budget,
     imagine,
-    lambda_returns,
     of_policy,
     side_by_side,
     worst_case,
@@ -230,23 +230,14 @@ class CERL(LatentAgent):
         c, arrived = self.config, feat[:, 1:]
 
         def returns() -> Tensor:
-            return self.returns(self.model.reward(arrived), self.critic, feat, c.discount)
+            reward = self.model.reward(arrived)
+            return member_returns(reward, self.critic, feat, c.discount, c.lambda_)
 
         def cost_returns() -> Tensor:
             cost = self.model.cost(arrived, weights)
-            return self.returns(cost, self.cost_critic, feat, c.cost_discount)
+            return member_returns(cost, self.cost_critic, feat, c.cost_discount, c.lambda_)
 
         return side_by_side(returns, cost_returns)
-
-    def returns(self, signal: Tensor, critic: Critic, feat: Tensor, discount: float) -> Tensor:
-        """Lambda-returns ``[member, horizon, batch]``."""
-        values = critic.target_value(feat)
-        return lambda_returns(
-            signal.movedim(1, 0),
-            values.movedim(1, 0),
-            discount=discount,
-            lambda_=self.config.lambda_,
-        ).movedim(0, 1)
 
     def update_scale(self, returns: Tensor) -> None:
         """Running 5-95 percentile range of the returns (Hafner et al. 2023)."""

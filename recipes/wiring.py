@@ -20,6 +20,7 @@ from blocks import (
     VectorDecoder,
     VectorEncoder,
     WorldModel,
+    lambda_returns,
     make_environment,
 )
 from blocks.ensemble_posterior import Family
@@ -152,6 +153,17 @@ def critic_optimizer(config: Config, *critics: Critic) -> torch.optim.Adam:
     weights = [weight for critic in critics for weight in critic.weights.values()]
     graphed = config.device == "cuda"
     return torch.optim.Adam(weights, config.critic_learning_rate, fused=True, capturable=graphed)
+
+
+def member_returns(
+    signal: torch.Tensor, critic: Critic, feat: torch.Tensor, discount: float, lambda_: float
+) -> torch.Tensor:
+    """Lambda-returns ``[member, horizon, batch]`` of imagined states, by the slow critic."""
+    values = critic.target_value(feat)
+    returns = lambda_returns(
+        signal.movedim(1, 0), values.movedim(1, 0), discount=discount, lambda_=lambda_
+    )
+    return returns.movedim(0, 1)
 
 
 def sizes(environment: SafetyEnvironment) -> tuple[tuple[int, ...], int]:
