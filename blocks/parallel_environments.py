@@ -142,12 +142,12 @@ class ParallelEnvironments:
         asked = [place for place, worker in enumerate(self._workers) if worker.asked]
         if not asked:
             raise RuntimeError(f"{self.task}: no action is under way; call send()")
-        connections = [self._workers[place].connection for place in asked]
-        ready = wait([connection for connection in connections if connection is not None])
-        places = [p for p, c in zip(asked, connections, strict=True) if c is None or c in ready]
-        answers = [(place, self._answer(self._workers[place], "step")) for place in places]
+        connections = [(place, self._workers[place].connection) for place in asked]
+        ready = wait([connection for _, connection in connections if connection])
+        places = [place for place, connection in connections if connection in ready]
         for place in places:
             self._workers[place].asked = False
+        answers = [(place, self._answer(self._workers[place], "step")) for place in places]
         rows = [self._take(place, self._checked(place, answer)) for place, answer in answers]
         return places, _steps(self._observations[places], np.array(rows).T)
 

@@ -1,14 +1,13 @@
 """On a GPU: what a policy update of CERL repeats, as a CUDA graph."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
 from diagnostics import Estimate
 from torch import Tensor
 
 from blocks import Graphed, State, with_gradient
+from blocks._constrained import FlatParameters
 
 if TYPE_CHECKING:
     from cerl_full import CERL
@@ -21,7 +20,7 @@ class GraphedPolicy:
     """
 
     def __init__(self, agent: "CERL") -> None:
-        self._agent, self._actor = agent, list(agent.actor.parameters())
+        self._agent, self._actor = agent, FlatParameters(agent.actor.parameters())
         self._policy = {
             improve: Graphed(partial(self._gradients, improve), agent.generator)
             for improve in (False, True)
@@ -32,8 +31,8 @@ class GraphedPolicy:
         *values, gain, cost = self._policy[improve](*starts)
         estimate = Estimate(*values)
         return estimate._replace(
-            gain=with_gradient(estimate.gain, gain, self._actor),
-            cost=with_gradient(estimate.cost, cost, self._actor),
+            gain=with_gradient(estimate.gain, gain, self._actor.parameters),
+            cost=with_gradient(estimate.cost, cost, self._actor.parameters),
         )
 
     def _gradients(self, improve: bool, deter: Tensor, stoch: Tensor) -> tuple[Tensor, ...]:
@@ -41,12 +40,6 @@ class GraphedPolicy:
         estimate, learn_critics = agent.estimate(
             State(deter, stoch), agent.weights(), improve=improve
         )
-        gradients = [_gradient(value, self._actor) for value in (estimate.gain, estimate.cost)]
+        gradients = [self._actor.gradient(value) for value in (estimate.gain, estimate.cost)]
         learn_critics()
         return *estimate, *gradients
-
-
-def _gradient(value: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """Flat, of a scalar whose graph others need too."""
-    parts = torch.autograd.grad(value, parameters, retain_graph=True, materialize_grads=True)
-    return torch.cat([part.flatten() for part in parts])
