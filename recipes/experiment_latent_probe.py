@@ -39,7 +39,13 @@ from probing import (
 from report_statistics import Estimate
 from rich.table import Table
 from run_folder import RunFolder
-from wiring import build_environment, build_world_model, model_optimizer, model_update
+from wiring import (
+    build_environment,
+    build_world_model,
+    model_optimizer,
+    model_update,
+    require_device,
+)
 
 from blocks import Graphed, Transitions, WorldModel
 from blocks.world_model import WorldModelLoss
@@ -131,6 +137,7 @@ def main(options: Options) -> None:
     o, began = options, time.monotonic()
     config = o.config()
     torch.set_num_threads(o.threads)
+    require_device(o.device)
     require_goal_and_obstacles(config, SHORTEST_EPISODE)  # what cannot be probed leaves no folder
     folder = RunFolder.create(RECIPE, o.task, o.seed, o.out)
     folder.write_config(asdict(o) | {"out": str(folder.path)})

@@ -23,7 +23,7 @@ from profiling import Profile
 from progress import Progress, headline_table
 from results import log_episode, log_iterate, safety_of, write_results
 from run_folder import RunFolder
-from wiring import build_environment
+from wiring import build_environment, require_device
 
 from blocks import BudgetGuard, EpisodeRecord, set_threads
 from blocks.environments import SafetyEnvironment
@@ -42,8 +42,7 @@ def run(recipe: str, make_agent: MakeAgent, **defaults: Any) -> None:
     folder: Path | None = None
     try:
         config = parse(recipe, sys.argv[1:], **defaults)
-        if config.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device: got cuda, but torch finds no CUDA device here; allowed: cpu.")
+        require_device(config.device)
         set_threads(config.threads)
         # Splitting an operation over two cores is slower at all sizes but those of images.
         torch.set_num_threads(config.threads if config.observation == "image" else 1)

@@ -155,6 +155,15 @@ def critic_optimizer(config: Config, *critics: Critic) -> torch.optim.Adam:
     return torch.optim.Adam(weights, config.critic_learning_rate, fused=True, capturable=graphed)
 
 
+def require_device(device: str) -> None:
+    """
+    Raises:
+        ValueError: it is "cuda", and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: got cuda, but torch finds no CUDA device here; allowed: cpu.")
+
+
 def member_returns(
     signal: torch.Tensor, critic: Critic, feat: torch.Tensor, discount: float, lambda_: float
 ) -> torch.Tensor:

@@ -186,6 +186,11 @@ def test_the_experiment_leaves_figures_and_a_summary(launch, tmp_path: Path) -> 
         (("--task", "SafetyPointCircle1-v0"), "has no goal or no obstacles that cost"),
         (("--task", "SafetyAntVelocity-v1"), "whose robot has no camera"),
         (("--action-repeat", 25), "action_repeat: got 25; at most 24"),
+        pytest.param(
+            ("--device", "cuda"),
+            "device: got cuda, but torch finds no CUDA device here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
     ],
 )
 def test_the_experiment_refuses(launch, tmp_path: Path, arguments, refusal: str) -> None:
