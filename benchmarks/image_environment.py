@@ -16,7 +16,7 @@ import tyro
 from measure import interleave, markdown, ratios, spread, write
 
 from blocks import ParallelEnvironments, make_environment
-from blocks._robot_camera import free_viewers
+from blocks._offscreen_viewer import free_viewers
 from blocks._safety_gymnasium_compat import import_safety_gymnasium
 from blocks.environments import SafetyEnvironment
 

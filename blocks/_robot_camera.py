@@ -5,26 +5,17 @@ Without a GPU nearly all the time of a small frame goes into triangles, many of 
 colours alone.
 """
 
-import importlib
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-ImageQuality = Literal["exact", "fast"]
+from blocks._offscreen_viewer import ImageQuality, draw_scene, open_viewer
+
+CAMERA = "vision"
 MARGIN = 0.02  # metres by which objects count as larger: against roundings in what is in sight
 COMPASS = 0.15 + 0.05  # metres from its centre to the far side of Safety-Gymnasium's compass
-
-
-def free_viewers(viewers: dict[str, Any]) -> None:
-    """Free what Gymnasium's viewers of an environment hold, and forget them."""
-    for viewer in viewers.values():
-        # Later, Python would free what has the same numbers in another environment's context.
-        viewer.make_context_current()
-        viewer.con.free()
-        viewer.free()
-    viewers.clear()
 
 
 class RobotCamera:
@@ -42,9 +33,8 @@ class RobotCamera:
 
     def __init__(self, task: Any, size: int, quality: ImageQuality) -> None:
         self.size = size
-        self.quality = quality
+        self.quality: ImageQuality = quality
         self._task = task
-        self._mujoco: Any = importlib.import_module("mujoco")
         self._viewer: Any = None
 
     @property
@@ -64,43 +54,24 @@ class RobotCamera:
         viewer.make_context_current()
         viewer.model, viewer.data = task.model, task.data
         if self.quality == "exact" and self._lights_may_show():
-            frame = task.render(self.size, self.size, "rgb_array", camera_name="vision", cost={})
+            frame = task.render(self.size, self.size, "rgb_array", camera_name=CAMERA, cost={})
             return np.ascontiguousarray(frame)
-        self._update_scene()
-        frame = np.empty((self.size, self.size, 3), np.uint8)
-        self._mujoco.mjr_render(viewer.viewport, viewer.scn, viewer.con)
-        self._mujoco.mjr_readPixels(frame.reshape(-1), None, viewer.viewport, viewer.con)
-        return np.ascontiguousarray(frame[::-1])  # OpenGL counts rows from below
+        hidden = self._out_of_sight(task.data.geom_xpos, task.model.geom_rbound)
+        hidden &= task.model.geom_rbound > 0  # a plane has no bounds
+        alpha = task.model.geom_rgba[:, 3].copy()
+        task.model.geom_rgba[hidden, 3] = 0  # MuJoCo leaves out what cannot be seen through
+        try:
+            return draw_scene(viewer, task.model, task.data)
+        finally:
+            task.model.geom_rgba[:, 3] = alpha
 
     def _open(self) -> Any:
-        """Gymnasium's viewer, from which `task.render` draws too and which `close` will free."""
-        rendering = importlib.import_module("gymnasium.envs.mujoco.mujoco_rendering")
-        model, flags = self._task.model, self._mujoco.mjtRndFlag
-        model.vis.global_.offwidth = model.vis.global_.offheight = self.size
-        if self.quality == "fast":
-            model.vis.quality.offsamples = 0
-            model.vis.quality.numstacks = 4
-        viewer = rendering.OffScreenViewer(model, self._task.data)
+        """A viewer from which `task.render` draws too and which `close` will free."""
+        task = self._task
+        viewer = open_viewer(task.model, task.data, CAMERA, self.size, self.quality)
         viewer.vopt.geomgroup[:] = 1
-        viewer.cam.type = self._mujoco.mjtCamera.mjCAMERA_FIXED
-        viewer.cam.fixedcamid = model.camera("vision").id
-        if self.quality == "fast":
-            viewer.scn.flags[flags.mjRND_SHADOW] = viewer.scn.flags[flags.mjRND_REFLECTION] = 0
-        self._task._viewers["rgb_array"] = self._task.viewer = viewer
+        task._viewers["rgb_array"] = task.viewer = viewer
         return viewer
-
-    def _update_scene(self) -> None:
-        """Fill the scene with the objects that may be in sight."""
-        model, viewer = self._task.model, self._viewer
-        hidden = self._out_of_sight(self._task.data.geom_xpos, model.geom_rbound)
-        hidden &= model.geom_rbound > 0  # a plane has no bounds
-        alpha = model.geom_rgba[:, 3].copy()
-        model.geom_rgba[hidden, 3] = 0  # MuJoCo leaves out what cannot be seen through
-        everything = self._mujoco.mjtCatBit.mjCAT_ALL
-        self._mujoco.mjv_updateScene(
-            model, viewer.data, viewer.vopt, viewer.pert, viewer.cam, everything, viewer.scn
-        )
-        model.geom_rgba[:, 3] = alpha
 
     def _lights_may_show(self) -> bool:
         """Whether one of the lidar's and compass's lights, above the robot, may be in sight."""

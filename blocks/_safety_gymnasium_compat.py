@@ -13,6 +13,7 @@ The Swimmer, Hopper and Walker2d velocity tasks need MuJoCo 2: their XML uses wh
 """
 
 import dataclasses
+import difflib
 import functools
 import importlib
 import inspect
@@ -57,6 +58,24 @@ def import_safety_gymnasium() -> ModuleType:
     accept_one_element_float(base_agent)
     _render_headless()
     return module
+
+
+def find_task(task: str) -> Any:
+    """The specification of a task.
+
+    Raises:
+        ValueError: there is none of this name; names those that are like it.
+    """
+    names = import_safety_gymnasium().utils.registration.safe_registry
+    registration = importlib.import_module("gymnasium.envs.registration")
+    allowed = [name for name in sorted(names) if "Vision-" not in name and "Debug-" not in name]
+    if task not in allowed:
+        near = difflib.get_close_matches(str(task), allowed, cutoff=0.5) or ["SafetyPointGoal1-v0"]
+        raise ValueError(
+            f"task: got {task!r}; allowed a Safety-Gymnasium task without 'Vision' or 'Debug'; "
+            f"perhaps you mean {', '.join(near)}"
+        )
+    return registration.registry[task]
 
 
 def missing_package(error: ModuleNotFoundError) -> ImportError:

@@ -9,7 +9,6 @@ and `info["cost"]` holds the cost of *every* inner step of an action repeat, sum
 
 import atexit
 import copy
-import difflib
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,16 +17,15 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from blocks._robot_camera import ImageQuality, RobotCamera, free_viewers
-from blocks._safety_gymnasium_compat import (
-    import_safety_gymnasium,
-    missing_package,
-)
+from blocks._offscreen_viewer import ImageQuality, free_viewers
+from blocks._robot_camera import RobotCamera
+from blocks._safety_gymnasium_compat import find_task, missing_package
 from blocks._safety_gymnasium_speed import plain_sky, quicken, see_nothing
+from blocks._tracking_camera import TrackingCamera
 
 try:
     import gymnasium
-    from gymnasium.envs.registration import EnvSpec, load_env_creator, registry
+    from gymnasium.envs.registration import EnvSpec, load_env_creator
 except ModuleNotFoundError as error:
     raise missing_package(error) from error
 
@@ -52,7 +50,8 @@ def make_environment(
     Args:
         task: a Safety-Gymnasium name without "Vision" or "Debug", such as "SafetyPointGoal1-v0".
         seed: >= 0; with an episode's index it fixes that episode's start and randomness.
-        observation: "vector" (float32 features) or "image" (uint8, 64x64x3, the robot's camera).
+        observation: "vector" (float32 features) or "image" (uint8, 64x64x3: what the
+            robot's camera sees, or on the velocity tasks one that follows the body).
         action_repeat: >= 1, how many environment steps each action is applied for; of an image
             observation only the last one is drawn.
         image_quality: "exact" is Safety-Gymnasium's picture byte for byte; "fast" has no
@@ -84,7 +83,7 @@ def make_environment(
             f"image_quality: got {image_quality!r}; allowed 'exact' or 'fast'; choose one of them"
         )
     return SafetyEnvironment(
-        _find_task(task),
+        find_task(task),
         seed=seed,
         observation=observation,
         action_repeat=action_repeat,
@@ -133,8 +132,7 @@ class SafetyEnvironment(gymnasium.Env[Observation, Action]):
         self._drawn = False
         self._frame = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         if self._images:
-            self._camera = RobotCamera(self._inner.task, IMAGE_SIZE, image_quality)
-            see_nothing(self._inner.task)  # `_observe` draws
+            self._camera = self._open_camera(image_quality)
             self.observation_space = gymnasium.spaces.Box(0, 255, self._frame.shape, np.uint8)
         else:
             shape = self._inner.observation_space.shape
@@ -228,12 +226,7 @@ class SafetyEnvironment(gymnasium.Env[Observation, Action]):
 
     def _build(self, spec: EnvSpec) -> Any:
         options = copy.deepcopy(spec.kwargs)
-        if self._images and not self._navigation:
-            raise ValueError(
-                f"observation: got 'image' for {spec.id}, whose robot has no camera; allowed "
-                "'vector'; use it, or a navigation task such as SafetyPointGoal1-v0"
-            )
-        if self._images:
+        if self._images and self._navigation:
             options["config"] |= {"observe_vision": True, "observation_flatten": False}
             options["config"]["vision_env_conf.vision_size"] = (IMAGE_SIZE, IMAGE_SIZE)
         if self._navigation:
@@ -243,6 +236,12 @@ class SafetyEnvironment(gymnasium.Env[Observation, Action]):
         creator: Any = load_env_creator(str(spec.entry_point))
         with self._model_errors_explained():
             return creator(render_mode="rgb_array", width=VIDEO_SIZE, height=VIDEO_SIZE, **options)
+
+    def _open_camera(self, quality: ImageQuality) -> RobotCamera | TrackingCamera:
+        if not self._navigation:
+            return TrackingCamera(self._inner, IMAGE_SIZE, quality)
+        see_nothing(self._inner.task)  # `_observe` draws
+        return RobotCamera(self._inner.task, IMAGE_SIZE, quality)
 
     def _observe(self, raw: Any) -> Observation:
         if self._images:
@@ -279,18 +278,6 @@ class SafetyEnvironment(gymnasium.Env[Observation, Action]):
                 f"({' '.join(str(error).split())}); the Swimmer, Hopper and Walker2d tasks need "
                 "mujoco 2.3.3 (Python 3.11), and no release has the Race tasks' textures"
             ) from error
-
-
-def _find_task(task: str) -> EnvSpec:
-    names = import_safety_gymnasium().utils.registration.safe_registry
-    allowed = [name for name in sorted(names) if "Vision-" not in name and "Debug-" not in name]
-    if task not in allowed:
-        near = difflib.get_close_matches(str(task), allowed, cutoff=0.5) or ["SafetyPointGoal1-v0"]
-        raise ValueError(
-            f"task: got {task!r}; allowed a Safety-Gymnasium task without 'Vision' or 'Debug'; "
-            f"perhaps you mean {', '.join(near)}"
-        )
-    return registry[task]
 
 
 def _require_integer(name: str, value: Any, *, minimum: int) -> None:

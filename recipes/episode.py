@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from gymnasium.spaces import Box, Space
 
 from blocks import BudgetGuard, SequenceReplay, WorldModel
 from blocks.environments import SafetyEnvironment
@@ -70,7 +71,9 @@ def run_episode(
     while not over:
         trusted = guard is None or guard.allows(cost)
         action = agent.act(observation, scale) if trusted else rest
-        observation, reward, terminated, truncated, info = environment.step(action)
+        observation, reward, terminated, truncated, info = environment.step(
+            within_bounds(action, environment.action_space)
+        )
         total, cost, steps = total + reward, cost + info["cost"], steps + info["inner_steps"]
         if trusted and remember:
             agent.replay.add(
@@ -86,3 +89,9 @@ def run_episode(
             pictures.append(environment.render())
         over = terminated or truncated or len(pictures) == frames
     return Episode(total, cost, steps, fallback_steps, pictures)
+
+
+def within_bounds(action: np.ndarray, space: Space[Any]) -> np.ndarray:
+    """The environment's action for a policy's, whose components are from -1 to 1."""
+    assert isinstance(space, Box)
+    return (space.high + space.low) / 2 + (space.high - space.low) / 2 * action

@@ -131,8 +131,8 @@ def record(
 
 
 def require_goal_and_obstacles(config: Config, rows: int) -> None:
-    """Raise ValueError for a task without a camera, a goal or obstacles that cost, and for episodes
-    of fewer rows than that."""
+    """Raise ValueError for a task without a goal or obstacles that cost, and for episodes of fewer
+    rows than that."""
     with closing(build_environment(config, config.seed)) as environment:
         longest = environment.episode_length // (rows - 1)
         if config.action_repeat > longest:
@@ -140,7 +140,7 @@ def require_goal_and_obstacles(config: Config, rows: int) -> None:
                 f"action_repeat: got {config.action_repeat}; at most {longest}, so that an episode "
                 f"of {environment.episode_length} steps has the {rows} rows that are looked at."
             )
-        task = environment._inner.task
+        task = getattr(environment._inner, "task", None)  # velocity tasks have none
         if not (hasattr(task, "goal") and constrained(task)):
             raise ValueError(
                 f"task: got {config.task}, which has no goal or no obstacles that cost; allowed "

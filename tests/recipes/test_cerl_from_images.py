@@ -63,7 +63,6 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "refusal"),
     [
-        (("--task", "SafetyHalfCheetahVelocity-v1"), "whose robot has no camera"),
         (("--image-depth", 0), "image_depth: got 0; allowed: at least 1."),
         (("--image-quality", "best"), "invalid choice 'best'"),
     ],

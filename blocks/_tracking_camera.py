@@ -1,0 +1,56 @@
+"""What a velocity task's camera sees: the body from the side, moving along with it."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from blocks._offscreen_viewer import ImageQuality, draw_scene, open_viewer
+
+CAMERA = "track"
+
+
+class TrackingCamera:
+    """Draws what the camera that follows a velocity task's body sees.
+
+    Args:
+        environment: Safety-Gymnasium's environment of a velocity task, unwrapped.
+        size: height and width of the picture, in pixels.
+        quality: "exact" is Gymnasium's own picture of this size; "fast" is one without
+            multisampling, shadows and reflections, with coarser curves.
+
+    Raises:
+        ValueError: the model has no camera called "track".
+    """
+
+    def __init__(self, environment: Any, size: int, quality: ImageQuality) -> None:
+        model = environment.model
+        cameras = [model.camera(number).name for number in range(model.ncam)]
+        if CAMERA not in cameras:
+            raise ValueError(
+                f"observation: got 'image' for a model whose cameras are {cameras}; allowed "
+                f"'vector'; use it, or a task with a camera called {CAMERA!r}"
+            )
+        self.size = size
+        self.quality: ImageQuality = quality
+        self._environment = environment
+        self._viewer: Any = None
+
+    @property
+    def opened(self) -> bool:
+        """Whether the OpenGL context is there."""
+        return self._viewer is not None
+
+    def draw(self) -> UInt8[np.ndarray, "height width 3"]:
+        """The picture of this moment.
+
+        Raises:
+            Exception: whatever an OpenGL library that does not work raises.
+        """
+        model, data = self._environment.model, self._environment.data
+        if self._viewer is None:
+            self._viewer = open_viewer(model, data, CAMERA, self.size, self.quality)
+            # There, `close` finds it.
+            self._environment.mujoco_renderer._viewers["rgb_array"] = self._viewer
+        self._viewer.make_context_current()
+        return draw_scene(self._viewer, model, data)
