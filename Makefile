@@ -70,6 +70,7 @@ bench: setup ## time RSSM, updates and environments against their peers; look at
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/memory.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/environment_steps.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/image_environment.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/image_environment_limit.py
 
 test: setup ## run the fast tests; e.g. make test ARGS="-m slow"
 	$(BIN)/python -m pytest -n 2 $(ARGS)

@@ -154,3 +154,11 @@ def test_memory_looks_at_each_preset_at_image_replays_and_over_a_soak(tmp_path: 
     assert by_row["in a file", "checkpoint"] < 100 < 12_288 < by_row["in memory", "checkpoint"]
     assert "| in a file | file | 12288 | 12.29 |" in printed
     assert not [file for file in tmp_path.iterdir() if file.is_dir()]  # the stores are gone
+
+
+def test_image_environment_limit_draws_the_same_picture_with_fewer_objects(tmp_path: Path) -> None:
+    skip_without_opengl()
+    printed, content = smoke("image_environment_limit", tmp_path / "limit.json")
+    (result,) = content["results"]
+    assert set(result["seconds"]) == {"stock", "ours", "needed"}
+    assert "| SafetyPointGoal1-v0 |" in printed
