@@ -52,6 +52,19 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
     assert strip[:130, :].std() > 5
 
 
+def test_the_pixels_preset_learns_from_images_of_the_half_cheetah(tmp_path: Path) -> None:
+    skip_without_opengl()
+    run = tmp_path / "run"
+    finish(launch(CERL_FULL, "--preset", "pixels", "--smoke", "--steps", 3000, "--out", run))
+    lines, summary = outcome(run)
+    assert summary["task"] == "SafetyHalfCheetahVelocity-v1"
+    assert summary["environment_steps"] == 3000
+    assert sum(line["kind"] == "iterate" for line in lines) == 1  # after two episodes of prefill
+    frames = imageio.imread(run / "filmstrip.png")[:130]
+    assert frames.std() > 20
+    assert json.loads((run / "config.json").read_text())["action_repeat"] == 4
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     process = launch(CERL_FULL, *SETTINGS, "--device", "cuda", "--out", tmp_path / "run")
