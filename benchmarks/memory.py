@@ -36,7 +36,7 @@ MIB = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Memory of CERL: of each preset of vectors, by members, of image replays, and over a soak of updates."""
+    """Memory of CERL: of presets of vectors, by members, of image replays, over many updates."""
 
     members: tuple[int, ...] = (1, 5, 20)
     """Numbers of members."""

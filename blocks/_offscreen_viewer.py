@@ -9,6 +9,44 @@ from jaxtyping import UInt8
 ImageQuality = Literal["exact", "fast"]
 
 
+class OffscreenCamera:
+    """A camera that draws small pictures; subclasses say what is in them.
+
+    Args:
+        size: height and width of the picture, in pixels.
+        quality: see `open_viewer`.
+    """
+
+    def __init__(self, size: int, quality: ImageQuality) -> None:
+        self.size = size
+        self.quality: ImageQuality = quality
+        self._viewer: Any = None
+
+    @property
+    def opened(self) -> bool:
+        """Whether the OpenGL context, with its textures, is there."""
+        return self._viewer is not None
+
+    def draw(self) -> UInt8[np.ndarray, "height width 3"]:
+        """The picture of this moment.
+
+        Raises:
+            Exception: whatever an OpenGL library that does not work raises.
+        """
+        if self._viewer is None:
+            self._viewer = self._open()
+        self._viewer.make_context_current()
+        return self._picture()
+
+    def _open(self) -> Any:
+        """The viewer, put where its owner's `close` finds it."""
+        raise NotImplementedError
+
+    def _picture(self) -> UInt8[np.ndarray, "height width 3"]:
+        """The picture, by the viewer, whose context is the current one."""
+        raise NotImplementedError
+
+
 def open_viewer(model: Any, data: Any, camera: str, size: int, quality: ImageQuality) -> Any:
     """Gymnasium's viewer with an OpenGL context of its own, looking through the model's camera.
 

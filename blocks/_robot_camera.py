@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from blocks._offscreen_viewer import ImageQuality, draw_scene, open_viewer
+from blocks._offscreen_viewer import ImageQuality, OffscreenCamera, draw_scene, open_viewer
 
 CAMERA = "vision"
 MARGIN = 0.02  # metres by which objects count as larger: against roundings in what is in sight
 COMPASS = 0.15 + 0.05  # metres from its centre to the far side of Safety-Gymnasium's compass
 
 
-class RobotCamera:
+class RobotCamera(OffscreenCamera):
     """Draws what the camera of a navigation task's robot sees.
 
     The first frame builds an OpenGL context with the textures of the model at hand, the sky's among
@@ -32,26 +32,18 @@ class RobotCamera:
     """
 
     def __init__(self, task: Any, size: int, quality: ImageQuality) -> None:
-        self.size = size
-        self.quality: ImageQuality = quality
+        super().__init__(size, quality)
         self._task = task
-        self._viewer: Any = None
 
-    @property
-    def opened(self) -> bool:
-        """Whether the context, with its textures, is there."""
-        return self._viewer is not None
+    def _open(self) -> Any:
+        task = self._task
+        viewer = open_viewer(task.model, task.data, CAMERA, self.size, self.quality)
+        viewer.vopt.geomgroup[:] = 1
+        task._viewers["rgb_array"] = task.viewer = viewer  # from which `task.render` draws too
+        return viewer
 
-    def draw(self) -> UInt8[np.ndarray, "height width 3"]:
-        """The picture of this moment.
-
-        Raises:
-            Exception: whatever an OpenGL library that does not work raises.
-        """
-        if self._viewer is None:
-            self._viewer = self._open()
+    def _picture(self) -> UInt8[np.ndarray, "height width 3"]:
         viewer, task = self._viewer, self._task
-        viewer.make_context_current()
         viewer.model, viewer.data = task.model, task.data
         if self.quality == "exact" and self._lights_may_show():
             frame = task.render(self.size, self.size, "rgb_array", camera_name=CAMERA, cost={})
@@ -64,14 +56,6 @@ class RobotCamera:
             return draw_scene(viewer, task.model, task.data)
         finally:
             task.model.geom_rgba[:, 3] = alpha
-
-    def _open(self) -> Any:
-        """A viewer from which `task.render` draws too and which `close` will free."""
-        task = self._task
-        viewer = open_viewer(task.model, task.data, CAMERA, self.size, self.quality)
-        viewer.vopt.geomgroup[:] = 1
-        task._viewers["rgb_array"] = task.viewer = viewer
-        return viewer
 
     def _lights_may_show(self) -> bool:
         """Whether one of the lidar's and compass's lights, above the robot, may be in sight."""

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from blocks._offscreen_viewer import ImageQuality, draw_scene, open_viewer
+from blocks._offscreen_viewer import ImageQuality, OffscreenCamera, draw_scene, open_viewer
 
 CAMERA = "track"
 
 
-class TrackingCamera:
+class TrackingCamera(OffscreenCamera):
     """Draws what the camera that follows a velocity task's body sees.
 
     Args:
@@ -31,26 +31,14 @@ class TrackingCamera:
                 f"observation: got 'image' for a model whose cameras are {cameras}; allowed "
                 f"'vector'; use it, or a task with a camera called {CAMERA!r}"
             )
-        self.size = size
-        self.quality: ImageQuality = quality
+        super().__init__(size, quality)
         self._environment = environment
-        self._viewer: Any = None
 
-    @property
-    def opened(self) -> bool:
-        """Whether the OpenGL context is there."""
-        return self._viewer is not None
-
-    def draw(self) -> UInt8[np.ndarray, "height width 3"]:
-        """The picture of this moment.
-
-        Raises:
-            Exception: whatever an OpenGL library that does not work raises.
-        """
+    def _open(self) -> Any:
         model, data = self._environment.model, self._environment.data
-        if self._viewer is None:
-            self._viewer = open_viewer(model, data, CAMERA, self.size, self.quality)
-            # There, `close` finds it.
-            self._environment.mujoco_renderer._viewers["rgb_array"] = self._viewer
-        self._viewer.make_context_current()
-        return draw_scene(self._viewer, model, data)
+        viewer = open_viewer(model, data, CAMERA, self.size, self.quality)
+        self._environment.mujoco_renderer._viewers["rgb_array"] = viewer
+        return viewer
+
+    def _picture(self) -> UInt8[np.ndarray, "height width 3"]:
+        return draw_scene(self._viewer, self._environment.model, self._environment.data)
