@@ -13,6 +13,8 @@ CAMERA = "track"
 class TrackingCamera(OffscreenCamera):
     """Draws what the camera that follows a velocity task's body sees.
 
+    Without the ball over the body whose colour tells, in Safety-Gymnasium's videos, how fast it is.
+
     Args:
         environment: Safety-Gymnasium's environment of a velocity task, unwrapped.
         size: height and width of the picture, in pixels.

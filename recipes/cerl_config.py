@@ -25,7 +25,8 @@ class Config:
     task: str = "SafetyHalfCheetahVelocity-v1"
     """Safety-Gymnasium task."""
     observation: Literal["vector", "image"] = "vector"
-    """What the agent sees: the task's features, or 64x64 images from the robot's camera."""
+    """What the agent sees: the task's features, or 64x64 images from the robot's camera, or
+    on velocity tasks from the one that follows the body."""
     image_quality: Literal["exact", "fast"] = "exact"
     """Safety-Gymnasium's picture, or one drawn in a tenth of the time; see make_environment."""
     seed: int = 0
