@@ -57,7 +57,7 @@ def presets(options: Options) -> list[dict[str, Any]]:
     agents = [
         {"preset": preset, "members": members, "smoke": options.smoke}
         for preset, settings in PRESETS.items()
-        if "observation" not in settings  # images are looked at by `image_replays`
+        if "observation" not in settings  # of images only the replay is measured
         for members in options.members
     ]
     peaks = peak_memories(agents)

@@ -23,9 +23,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from ctypes.util import find_library
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
 
 INSTALL_HINT = (
     "pip install 'cerl-blocks[environments]' && "
@@ -60,11 +63,12 @@ def import_safety_gymnasium() -> ModuleType:
     return module
 
 
-def find_task(task: str) -> Any:
-    """The specification of a task.
+def find_task(task: str) -> "EnvSpec":
+    """The specification of the task of that name.
 
     Raises:
         ValueError: there is none of this name; names those that are like it.
+        ImportError: a package is missing.
     """
     names = import_safety_gymnasium().utils.registration.safe_registry
     registration = importlib.import_module("gymnasium.envs.registration")

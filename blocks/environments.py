@@ -54,8 +54,9 @@ def make_environment(
             robot's camera sees, or on the velocity tasks one that follows the body).
         action_repeat: >= 1, how many environment steps each action is applied for; of an image
             observation only the last one is drawn.
-        image_quality: "exact" is Safety-Gymnasium's picture byte for byte; "fast" has no
-            multisampling, no reflections, coarser curves and no lights of the lidar.
+        image_quality: "exact" is Safety-Gymnasium's picture byte for byte, on velocity tasks
+            Gymnasium's; "fast" has no multisampling, shadows and reflections, coarser curves and
+            no lights of the lidar.
 
     Returns:
         The environment; see `SafetyEnvironment`.
@@ -210,7 +211,7 @@ class SafetyEnvironment(gymnasium.Env[Observation, Action]):
         return self._observe(raw), reward, bool(terminated), truncated, info
 
     def render(self) -> UInt8[np.ndarray, "height width 3"]:
-        """A frame for a video: the scene, or for image observations what the robot last saw."""
+        """A frame for a video: the scene, or for image observations the last one."""
         if self._images:
             scale = VIDEO_SIZE // IMAGE_SIZE
             return self._frame.repeat(scale, axis=0).repeat(scale, axis=1)

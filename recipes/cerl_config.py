@@ -28,7 +28,7 @@ class Config:
     """What the agent sees: the task's features, or 64x64 images from the robot's camera, or
     on velocity tasks from the one that follows the body."""
     image_quality: Literal["exact", "fast"] = "exact"
-    """Safety-Gymnasium's picture, or one drawn in a tenth of the time; see make_environment."""
+    """The simulator's own picture, or a coarser one drawn in less time; see make_environment."""
     seed: int = 0
     """Seed of everything random."""
     out: Path | None = None

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from gymnasium.spaces import Box, Space
 
 from blocks import BudgetGuard, SequenceReplay, WorldModel
 from blocks.environments import SafetyEnvironment
@@ -53,7 +52,8 @@ def run_episode(
     remember: bool = True,
     frames: int | None = None,
 ) -> Episode:
-    """One whole episode; once the guard says no, the zero action sees it to its end.
+    """One whole episode; once the guard says no, the zero action sees it to its end: the middle of
+    every actuator's range.
 
     What the base policy does after that is counted but not remembered: the world model is to know
     the policy's world, and a body at rest teaches little. With ``frames`` the episode is drawn, and
@@ -91,7 +91,11 @@ def run_episode(
     return Episode(total, cost, steps, fallback_steps, pictures)
 
 
-def within_bounds(action: np.ndarray, space: Space[Any]) -> np.ndarray:
-    """The environment's action for a policy's, whose components are from -1 to 1."""
-    assert isinstance(space, Box)
+def within_bounds(action: np.ndarray, space: Any) -> np.ndarray:
+    """The environment's action for a policy's.
+
+    Args:
+        action: ``[action]``, from -1 to 1.
+        space: the environment's ``action_space``; -1 is its ``low`` and 1 its ``high``.
+    """
     return (space.high + space.low) / 2 + (space.high - space.low) / 2 * action

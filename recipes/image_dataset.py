@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from atomic_files import write_atomically
 from cerl_config import Config
+from episode import within_bounds
 from rich.progress import track
 from static_dataset import EVERY, append
 from wiring import build_environment, build_replay, sizes
@@ -125,7 +126,9 @@ def record(
             return
         ahead, left = truth["goal direction"]
         action = walk.act(float(np.arctan2(left, ahead)))
-        observation, reward, terminated, truncated, info = environment.step(action)
+        observation, reward, terminated, truncated, info = environment.step(
+            within_bounds(action, environment.action_space)
+        )
         step = {"reward": reward, "cost": info["cost"], "is_first": False, "terminated": terminated}
         over = terminated or truncated
 

@@ -136,7 +136,7 @@ def test_training_step_sweeps_over_sizes(tmp_path: Path) -> None:
     assert len(content["results"]["seconds"]) == 2 * 2
 
 
-def test_memory_looks_at_each_preset_at_image_replays_and_over_a_soak(tmp_path: Path) -> None:
+def test_memory_looks_at_presets_at_image_replays_and_over_a_soak(tmp_path: Path) -> None:
     printed, content = smoke("memory", tmp_path / "memory.json")
     assert [row["preset"] for row in content["results"]["presets"]] == ["cpu", "paper"]
     assert all(row["full replay, MiB"] > 0 for row in content["results"]["presets"])
@@ -156,7 +156,7 @@ def test_memory_looks_at_each_preset_at_image_replays_and_over_a_soak(tmp_path: 
     assert not [file for file in tmp_path.iterdir() if file.is_dir()]  # the stores are gone
 
 
-def test_image_environment_limit_draws_the_same_picture_with_fewer_objects(tmp_path: Path) -> None:
+def test_image_environment_limit_compares_drawings_of_the_same_picture(tmp_path: Path) -> None:
     skip_without_opengl()
     printed, content = smoke("image_environment_limit", tmp_path / "limit.json")
     (result,) = content["results"]

@@ -57,7 +57,8 @@ def test_fast_pictures_are_close_and_episodes_the_same() -> None:
         make_environment(CHEETAH, seed=4, observation="image", image_quality=quality)
         for quality in ("exact", "fast")
     )
-    exact.reset(), fast.reset()
+    exact.reset()
+    fast.reset()
     for action in some_actions(exact, 20):
         one, other = exact.step(action), fast.step(action)
         assert one[1:] == other[1:]

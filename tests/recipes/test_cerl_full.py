@@ -11,7 +11,6 @@ import time
 from collections import defaultdict
 from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cerl_full
@@ -21,6 +20,7 @@ import torch
 import training
 from cerl_config import SMOKE, Config
 from episode import run_episode
+from gymnasium.spaces import Box
 from processes import finish
 from processes import launch as launch_script
 from profiling import OTHER, PARTS
@@ -501,7 +501,7 @@ def same(one: Any, another: Any) -> bool:
 class CostlyEnvironment:
     """Fifty actions of two steps; every step costs 1."""
 
-    action_space = SimpleNamespace(shape=(2,))
+    action_space = Box(-1, 1, (2,))
 
     def __init__(self) -> None:
         self.actions: list[np.ndarray] = []
