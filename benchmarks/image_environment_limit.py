@@ -4,8 +4,9 @@
 
 Both sides let MuJoCo draw. Whoever draws the same picture has to draw the objects without which a
 byte would be another. Here they are found by leaving out whole objects, one after the other (other
-orders may leave other ones), and drawing them alone is compared with a step of Safety-Gymnasium's vision environment: that ratio is what an
-environment would reach at an action repeat of 1 if nothing but drawing took any time.
+orders may leave other ones), and drawing them alone is compared with a step of Safety-Gymnasium's
+vision environment: that ratio is what an environment would reach at an action repeat of 1 if
+nothing but drawing took any time.
 """
 
 import dataclasses
