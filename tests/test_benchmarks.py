@@ -1,13 +1,16 @@
 """The benchmarks run as users run them, at tiny sizes; how long anything takes is not tested."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from opengl import skip_without_opengl
@@ -154,6 +157,20 @@ def test_memory_looks_at_presets_at_image_replays_and_over_a_soak(tmp_path: Path
     assert by_row["in a file", "checkpoint"] < 100 < 12_288 < by_row["in memory", "checkpoint"]
     assert "| in a file | file | 12288 | 12.29 |" in printed
     assert not [file for file in tmp_path.iterdir() if file.is_dir()]  # the stores are gone
+
+
+def test_objects_that_change_no_byte_are_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    needed = importlib.import_module("image_environment_limit").needed
+    model = SimpleNamespace(ngeom=4, geom_rgba=np.full((4, 4), 0.5))
+
+    def draw() -> np.ndarray:
+        """The first object hides the second, the third is out of the picture."""
+        first, second, _, fourth = model.geom_rgba[:, 3]
+        return np.array([first or second, fourth])
+
+    np.testing.assert_array_equal(needed(model, draw), [0, 0.5, 0, 0.5])
+    np.testing.assert_array_equal(model.geom_rgba, np.full((4, 4), 0.5))  # as it was
 
 
 def test_image_environment_limit_compares_drawings_of_the_same_picture(tmp_path: Path) -> None:
