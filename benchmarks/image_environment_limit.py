@@ -48,13 +48,13 @@ class Options:
     """Where the results go."""
 
 
-def seconds_of(call: Callable[[], object], times: int = 1) -> float:
-    """Seconds of a call, on average."""
-    call()
+def seconds_of(draw: Callable[[], object]) -> float:
+    """Seconds of a drawing, on average."""
+    draw()
     start = perf_counter()
-    for _ in range(times):
-        call()
-    return (perf_counter() - start) / times
+    for _ in range(REPEATS):
+        draw()
+    return (perf_counter() - start) / REPEATS
 
 
 def needed(model: Any, draw: Callable[[], np.ndarray]) -> np.ndarray:
@@ -88,10 +88,10 @@ def measure(task: str, episode: int, options: Options) -> dict[str, list[float]]
             continue
         if camera._lights_may_show():
             raise RuntimeError(f"{task}: the lidar's lights are in sight; choose another task")
-        seconds["ours"].append(seconds_of(camera.draw, REPEATS))
+        seconds["ours"].append(seconds_of(camera.draw))
         alpha = model.geom_rgba[:, 3].copy()
         model.geom_rgba[:, 3] = needed(model, draw)
-        seconds["needed"].append(seconds_of(draw, REPEATS))
+        seconds["needed"].append(seconds_of(draw))
         if not np.array_equal(draw(), picture):
             raise RuntimeError(f"{task}: the pictures are not the same")
         model.geom_rgba[:, 3] = alpha

@@ -1,4 +1,4 @@
-"""What an agent of each preset and a replay of images take, and whether updates make it grow.
+"""What agents on vectors and a replay of images take, and whether updates make it grow.
 
 python benchmarks/memory.py
 """

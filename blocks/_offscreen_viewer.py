@@ -1,6 +1,7 @@
 """Small pictures by Gymnasium's off-screen viewer, without what makes it slow."""
 
 import importlib
+from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ from jaxtyping import UInt8
 ImageQuality = Literal["exact", "fast"]
 
 
-class OffscreenCamera:
+class OffscreenCamera(ABC):
     """A camera that draws small pictures; subclasses say what is in them.
 
     Args:
@@ -38,13 +39,13 @@ class OffscreenCamera:
         self._viewer.make_context_current()
         return self._picture()
 
+    @abstractmethod
     def _open(self) -> Any:
         """The viewer, put where its owner's `close` finds it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _picture(self) -> UInt8[np.ndarray, "height width 3"]:
         """The picture, by the viewer, whose context is the current one."""
-        raise NotImplementedError
 
 
 def open_viewer(model: Any, data: Any, camera: str, size: int, quality: ImageQuality) -> Any:

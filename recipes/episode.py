@@ -52,12 +52,11 @@ def run_episode(
     remember: bool = True,
     frames: int | None = None,
 ) -> Episode:
-    """One whole episode; once the guard says no, the zero action sees it to its end: the middle of
-    every actuator's range.
+    """One whole episode; once the guard says no, the zero action sees it to its end.
 
     What the base policy does after that is counted but not remembered: the world model is to know
     the policy's world, and a body at rest teaches little. With ``frames`` the episode is drawn, and
-    left after so many actions.
+    left after so many actions. Zero is the middle of every actuator's range.
     """
     observation, _ = environment.reset()
     agent.start_episode()
