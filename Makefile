@@ -98,7 +98,7 @@ import pathlib, tomllib
 project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
 extras = project["optional-dependencies"]
 print("\n".join(extras["environments"]))
-tools = ("jaxtyping", "beartype", "pytest", "hypothesis")
+tools = ("jaxtyping", "lazy_loader", "beartype", "pytest", "hypothesis")
 print("\n".join(r for r in project["dependencies"] + extras["dev"] if r.startswith(tools)))
 endef
 export ENVIRONMENT_REQUIREMENTS

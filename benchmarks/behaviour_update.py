@@ -77,7 +77,7 @@ def torchrl(*, smoke: bool, compiled: bool) -> Runs:
     from torchrl_dreamer import Dreamer
 
     agent = build(1, smoke=smoke)
-    observation, action = agent.replay.observations.shape[-1], agent.actor.action
+    observation, action = agent.replay.observations.shape[-1], agent.actor.action_size
     dreamer = Dreamer(agent.config, observation, action, compiled=compiled)
     return {BEHAVIOUR: dreamer.behaviour_update, FULL: dreamer.full_step}
 

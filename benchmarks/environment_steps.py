@@ -15,7 +15,7 @@ import tyro
 from measure import interleave, markdown, ratios, spread, write
 
 from blocks import make_environment
-from blocks._safety_gymnasium_compat import import_safety_gymnasium
+from blocks.environments.compatibility import import_safety_gymnasium
 
 OURS, STOCK = "ours", "stock"
 PARTS = ("reset", "steps")

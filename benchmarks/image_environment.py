@@ -16,9 +16,9 @@ import tyro
 from measure import interleave, markdown, ratios, spread, write
 
 from blocks import ParallelEnvironments, make_environment
-from blocks._offscreen_viewer import free_viewers
-from blocks._safety_gymnasium_compat import import_safety_gymnasium
-from blocks.environments import SafetyEnvironment
+from blocks.environments.compatibility import import_safety_gymnasium
+from blocks.environments.offscreen_viewer import free_viewers
+from blocks.environments.safety_gymnasium import SafetyEnvironment
 
 STOCK, EXACT, FAST = "stock", "ours", "ours, fast"
 PARTS = ("reset", "steps")

@@ -24,8 +24,8 @@ from image_environment import some_actions, stock_player
 from measure import markdown, ratios, spread, write
 
 from blocks import make_environment
-from blocks._offscreen_viewer import draw_scene
-from blocks._robot_camera import RobotCamera
+from blocks.environments.offscreen_viewer import draw_scene
+from blocks.environments.robot_camera import RobotCamera
 
 REPEATS = 5  # of a drawing that is timed
 

@@ -3,17 +3,13 @@
 import gc
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Hashable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-RECIPES = Path(__file__).parents[1] / "recipes"
-sys.path.insert(0, str(RECIPES))  # recipes import each other as siblings
-
-from provenance import git_commit, hardware, installed_versions  # noqa: E402
+from recipes.runs.provenance import git_commit, hardware, installed_versions
 
 Name = TypeVar("Name", bound=Hashable)
 

@@ -20,7 +20,7 @@ from training_step import build, environment, peak_memories, peak_of_process
 from blocks import SequenceReplay
 
 # isort: split
-from cerl_config import PRESETS, Config
+from recipes.agents.config import PRESETS, Config
 
 BYTES_OF_FLOAT = 4
 FLAGS = 2
@@ -137,7 +137,7 @@ def filled(rows: int, folder: Path | None) -> SequenceReplay:
         rows,
         observation_shape=IMAGE,
         observation_dtype=torch.uint8,
-        action=IMAGE_ACTION,
+        action_size=IMAGE_ACTION,
         folder=folder,
     )
     random = np.random.default_rng(0)

@@ -93,11 +93,11 @@ def random_data(sizes: Sizes) -> Data:
 def ours(sizes: Sizes, data: Data) -> Callable[[], None]:
     """Filter and go back from the sum of everything that comes out."""
     rssm = RSSM(
-        embed=sizes.embed,
-        action=sizes.action,
-        deter=sizes.deter,
-        stoch=sizes.stoch,
-        hidden=sizes.hidden,
+        embed_size=sizes.embed,
+        action_size=sizes.action,
+        deter_size=sizes.deter,
+        stoch_size=sizes.stoch,
+        hidden_size=sizes.hidden,
     )
 
     def run() -> None:

@@ -5,7 +5,6 @@
 from typing import Any
 
 import torch
-from measure import RECIPES  # noqa: F401  (puts the recipes on the path)
 from tensordict import TensorDict
 from tensordict.nn import (
     InteractionType,
@@ -29,7 +28,7 @@ from torchrl.modules import (
 from torchrl.objectives import DreamerActorLoss, DreamerModelLoss, DreamerValueLoss
 
 # isort: split
-from cerl_config import Config
+from recipes.agents.config import Config
 
 STATE = ["state", "belief"]
 NEXT_STATE = [("next", name) for name in STATE]

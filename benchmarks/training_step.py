@@ -19,11 +19,11 @@ from measure import Spread, interleave, markdown, ratios, spread, write
 from torch.profiler import ProfilerActivity, profile
 
 from blocks import make_environment, set_threads
-from blocks.environments import SafetyEnvironment
+from blocks.environments.safety_gymnasium import SafetyEnvironment
 
 # isort: split
-from cerl_config import PRESETS, SMOKE, Config
-from cerl_full import CERL
+from recipes.agents.config import PRESETS, SMOKE, Config
+from recipes.cerl_full import CERL
 
 ROWS, EPISODE_LENGTH = 2000, 500
 UPDATES = 4
@@ -89,7 +89,7 @@ def build(
     if members:
         settings["members"] = members
     agent = CERL(Config(**settings), environment())
-    observation, action = agent.replay.observations.shape[-1], agent.actor.action
+    observation, action = agent.replay.observations.shape[-1], agent.actor.action_size
     for row in range(ROWS):
         first = row % EPISODE_LENGTH == 0
         agent.replay.add(

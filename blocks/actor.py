@@ -22,19 +22,19 @@ class Actor(nn.Module):
     deviation ``initial_std``, which is also the behaviour policy of the first episodes.
 
     Args:
-        feat: size of the latent features.
-        action: size of the action.
-        hidden: width of the hidden layers.
+        feat_size: size of the latent features.
+        action_size: size of the action.
+        hidden_size: width of the hidden layers.
         initial_std, min_std, max_std: standard deviation before squashing, at the start and at
             its limits.
     """
 
     def __init__(
         self,
-        feat: int,
-        action: int,
+        feat_size: int,
+        action_size: int,
         *,
-        hidden: int = 128,
+        hidden_size: int = 128,
         initial_std: float = 0.5,
         min_std: float = 0.05,
         max_std: float = 1.0,
@@ -45,20 +45,20 @@ class Actor(nn.Module):
                 f"initial_std: got {initial_std}; it must lie between min_std={min_std} and "
                 f"max_std={max_std}."
             )
-        self.action, self.min_std, self.max_std = action, min_std, max_std
+        self.action_size, self.min_std, self.max_std = action_size, min_std, max_std
         self.layers = nn.Sequential(
-            nn.Linear(feat, hidden),
-            nn.LayerNorm(hidden),
+            nn.Linear(feat_size, hidden_size),
+            nn.LayerNorm(hidden_size),
             nn.SiLU(),
-            nn.Linear(hidden, hidden),
-            nn.LayerNorm(hidden),
+            nn.Linear(hidden_size, hidden_size),
+            nn.LayerNorm(hidden_size),
             nn.SiLU(),
         )
-        self.output = nn.Linear(hidden, 2 * action)
+        self.output = nn.Linear(hidden_size, 2 * action_size)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
         share = torch.tensor((initial_std - min_std) / (max_std - min_std))
-        nn.init.constant_(self.output.bias[action:], float(torch.logit(share)))
+        nn.init.constant_(self.output.bias[action_size:], float(torch.logit(share)))
 
     def forward(
         self, feat: Float[Tensor, "*batch feat"]

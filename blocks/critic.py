@@ -18,20 +18,20 @@ class Critic(nn.Module):
     ``1 / (1 - discount)`` times a typical reward for rewards.
 
     Args:
-        feat: size of the latent features.
+        feat_size: size of the latent features.
         members: number of value functions.
         unit: size of a value that matters, > 0.
-        hidden: width of the hidden layers.
+        hidden_size: width of the hidden layers.
         target_rate: step of the slow copy towards the trained weights at ``update_target``.
     """
 
     def __init__(
         self,
-        feat: int,
+        feat_size: int,
         *,
         members: int = 1,
         unit: float = 1.0,
-        hidden: int = 128,
+        hidden_size: int = 128,
         target_rate: float = 0.02,
     ) -> None:
         super().__init__()
@@ -41,11 +41,11 @@ class Critic(nn.Module):
         self.target_rate = target_rate
         self.weights = nn.ParameterDict(
             {
-                "hidden1": torch.randn(members, feat, hidden) / math.sqrt(feat),
-                "bias1": torch.zeros(members, 1, hidden),
-                "hidden2": torch.randn(members, hidden, hidden) / math.sqrt(hidden),
-                "bias2": torch.zeros(members, 1, hidden),
-                "output": torch.zeros(members, hidden, 1),
+                "hidden1": torch.randn(members, feat_size, hidden_size) / math.sqrt(feat_size),
+                "bias1": torch.zeros(members, 1, hidden_size),
+                "hidden2": torch.randn(members, hidden_size, hidden_size) / math.sqrt(hidden_size),
+                "bias2": torch.zeros(members, 1, hidden_size),
+                "output": torch.zeros(members, hidden_size, 1),
                 "bias3": torch.zeros(members, 1, 1),
             }
         )

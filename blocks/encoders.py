@@ -12,16 +12,21 @@ class VectorEncoder(nn.Module):
     """Vector observation -> embed, ``[*batch, observation] -> [*batch, embed]``.
 
     Args:
-        observation: size of the observation.
-        embed: size of the output.
-        hidden: width of the one hidden layer.
+        observation_size: size of the observation.
+        embed_size: size of the output.
+        hidden_size: width of the one hidden layer.
     """
 
-    def __init__(self, observation: int, *, embed: int = 128, hidden: int = 128) -> None:
+    def __init__(
+        self, observation_size: int, *, embed_size: int = 128, hidden_size: int = 128
+    ) -> None:
         super().__init__()
-        self.embed = embed
+        self.embed_size = embed_size
         self.layers = nn.Sequential(
-            nn.Linear(observation, hidden), nn.SiLU(), nn.Linear(hidden, embed), nn.SiLU()
+            nn.Linear(observation_size, hidden_size),
+            nn.SiLU(),
+            nn.Linear(hidden_size, embed_size),
+            nn.SiLU(),
         )
 
     def forward(self, observation: Float[Tensor, "*batch observation"]) -> Tensor:
@@ -42,7 +47,7 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, *, depth: int = 32, bfloat16: bool = False) -> None:
         super().__init__()
-        self.embed = 32 * depth
+        self.embed_size = 32 * depth
         self.autocast = bfloat16
         sizes = [3, depth, 2 * depth, 4 * depth, 8 * depth]
         layers: list[nn.Module] = []

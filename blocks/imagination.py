@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from blocks.latents import Latent
+from blocks.latents import LatentDistribution
 from blocks.types import State
 
 
@@ -23,7 +23,7 @@ class Imagined(NamedTuple):
 
 
 def imagine(
-    transition: Callable[[State, Tensor], tuple[Tensor, Latent]],
+    transition: Callable[[State, Tensor], tuple[Tensor, LatentDistribution]],
     policy: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     start: State,
     horizon: int,

@@ -1,11 +1,13 @@
-"""Distributions of the stochastic latent: diagonal Gaussian (default) and categorical.
+"""Latents of the RSSM: diagonal Gaussian (default) and categorical.
 
-Both are NamedTuples of plain tensors with the methods of ``Latent``, so that an RSSM takes either.
-The noise is handed in, which makes common random numbers across members a matter of broadcasting.
+A *latent* says what the network's outputs mean (``Latent``); a *distribution* holds one batch of
+them (``LatentDistribution``), as a NamedTuple of plain tensors. The noise is handed in, so that
+common random numbers across members are a matter of broadcasting.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -13,30 +15,64 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-MIN_STD = 0.1
+Self = TypeVar("Self", bound="LatentDistribution")
+
+
+@runtime_checkable
+class LatentDistribution(Protocol):
+    """A batch of distributions of the stochastic state."""
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+        """Noise ``[..., stoch]`` for ``rsample``, on the generator's device (without one: CPU)."""
+        ...
+
+    def rsample(self, noise: Tensor) -> Float[Tensor, "*batch stoch"]:
+        """Reparameterised sample; the noise broadcasts against the statistics."""
+        ...
+
+    def mode(self) -> Float[Tensor, "*batch stoch"]:
+        """The most likely latent."""
+        ...
+
+    def map(self: Self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The distribution with ``function`` applied to its statistics: detach, reshape, index."""
+        ...
+
+    def kl(self: Self, other: Self) -> Float[Tensor, "*batch"]:
+        """``KL(self || other)`` in nats, summed over latent dimensions."""
+        ...
+
+
+@runtime_checkable
+class Latent(Protocol):
+    """What an RSSM asks of the kind of its stochastic state."""
+
+    def statistics_size(self, stoch_size: int) -> int:
+        """Number of network outputs for so many latent dimensions.
+
+        Raises:
+            ValueError: this latent cannot have that size.
+        """
+        ...
+
+    def from_statistics(self, statistics: Float[Tensor, "*batch statistics"]) -> LatentDistribution:
+        """Distribution from raw network outputs."""
+        ...
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+        """Noise ``[..., stoch]`` for ``rsample``, on the generator's device (without one: CPU)."""
+        ...
 
 
 class Gaussian(NamedTuple):
-    """Diagonal Gaussian with standard deviation at least 0.1 (Hafner et al. 2019, PlaNet)."""
+    """Diagonal Gaussian."""
 
     mean: Float[Tensor, "*batch stoch"]
     std: Float[Tensor, "*batch stoch"]
 
-    @staticmethod
-    def statistics_size(stoch: int) -> int:
-        """Number of network outputs for ``stoch`` latent dimensions."""
-        return 2 * stoch
-
-    @classmethod
-    def from_statistics(cls, statistics: Float[Tensor, "*batch two_stoch"]) -> "Gaussian":
-        """Distribution from raw network outputs."""
-        mean, raw = statistics.chunk(2, dim=-1)
-        return cls(mean, F.softplus(raw) + MIN_STD)
-
-    @staticmethod
-    def noise(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """Standard normal noise for ``rsample``, on the generator's device (without one: CPU)."""
-        return torch.randn(shape, generator=generator, device=_device(generator))
+        return _normal(shape, generator)
 
     def rsample(self, noise: Tensor) -> Float[Tensor, "*batch stoch"]:
         """Reparameterised sample; ``noise`` broadcasts against the mean."""
@@ -57,51 +93,60 @@ class Gaussian(NamedTuple):
         return (0.5 * (ratio.square() + distance.square() - 1) - ratio.log()).sum(-1)
 
 
-class Categorical(NamedTuple):
-    """Independent 8-way categoricals with straight-through samples (Hafner et al. 2021).
+@dataclass(frozen=True)
+class GaussianLatent:
+    """Diagonal Gaussian latents (Hafner et al. 2019, PlaNet).
 
-    ``stoch`` must be a multiple of 8; a latent is the flattened one-hot vectors.
+    Args:
+        min_std: floor of the standard deviation, > 0.
+
+    Raises:
+        ValueError: ``min_std`` is not above 0.
+
+    >>> GaussianLatent().statistics_size(16)
+    32
     """
+
+    min_std: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.min_std > 0:
+            raise ValueError(f"min_std: got {self.min_std}; allowed above 0; give a positive one.")
+
+    def statistics_size(self, stoch_size: int) -> int:
+        """Number of network outputs: a mean and a standard deviation each."""
+        return 2 * stoch_size
+
+    def from_statistics(self, statistics: Float[Tensor, "*batch two_stoch"]) -> Gaussian:
+        """Distribution from raw network outputs."""
+        mean, raw = statistics.chunk(2, dim=-1)
+        return Gaussian(mean, F.softplus(raw) + self.min_std)
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+        """Standard normal noise for ``rsample``, on the generator's device (without one: CPU)."""
+        return _normal(shape, generator)
+
+
+class Categorical(NamedTuple):
+    """Independent categoricals with straight-through samples; a latent is flattened one-hots."""
 
     logits: Float[Tensor, "*batch groups classes"]
 
-    CLASSES = 8
-    UNIFORM = 0.01
-
-    @staticmethod
-    def statistics_size(stoch: int) -> int:
-        """Number of network outputs for ``stoch`` latent dimensions."""
-        if stoch % Categorical.CLASSES:
-            raise ValueError(
-                f"stoch: got {stoch}; a categorical latent takes a multiple of "
-                f"{Categorical.CLASSES}."
-            )
-        return stoch
-
-    @classmethod
-    def from_statistics(cls, statistics: Float[Tensor, "*batch stoch"]) -> "Categorical":
-        """Distribution from raw network outputs, mixed with 1% uniform so that KLs stay finite."""
-        logits = rearrange(statistics, "... (g c) -> ... g c", c=cls.CLASSES)
-        probs = (1 - cls.UNIFORM) * logits.softmax(-1) + cls.UNIFORM / cls.CLASSES
-        return cls(probs.log())
-
-    @staticmethod
-    def noise(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """Standard Gumbel noise for ``rsample``, on the generator's device (without one: CPU)."""
-        uniform = torch.rand(shape, generator=generator, device=_device(generator))
-        uniform = uniform.clamp_min(1e-20)
-        return -(-uniform.log()).clamp_min(1e-20).log()
+        return _gumbel(shape, generator)
 
     def rsample(self, noise: Tensor) -> Float[Tensor, "*batch stoch"]:
         """One-hot sample whose gradient is that of the probabilities."""
-        gumbel = rearrange(noise, "... (g c) -> ... g c", c=self.CLASSES)
-        one_hot = F.one_hot((self.logits + gumbel).argmax(-1), self.CLASSES).to(self.logits.dtype)
+        classes = self.logits.shape[-1]
+        gumbel = rearrange(noise, "... (g c) -> ... g c", c=classes)
+        one_hot = F.one_hot((self.logits + gumbel).argmax(-1), classes).to(self.logits.dtype)
         probs = self.logits.exp()
         return rearrange(one_hot + probs - probs.detach(), "... g c -> ... (g c)")
 
     def mode(self) -> Float[Tensor, "*batch stoch"]:
         """The most likely latent."""
-        one_hot = F.one_hot(self.logits.argmax(-1), self.CLASSES).to(self.logits.dtype)
+        one_hot = F.one_hot(self.logits.argmax(-1), self.logits.shape[-1]).to(self.logits.dtype)
         return rearrange(one_hot, "... g c -> ... (g c)")
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Categorical":
@@ -113,21 +158,65 @@ class Categorical(NamedTuple):
         return (self.logits.exp() * (self.logits - other.logits)).sum((-2, -1))
 
 
+@dataclass(frozen=True)
+class CategoricalLatent:
+    """Groups of one-hot latents with straight-through gradients (Hafner et al. 2021, DreamerV2).
+
+    The stochastic state's size must be a multiple of ``classes``.
+
+    Args:
+        classes: classes of each categorical, >= 2.
+        uniform: share of the uniform distribution mixed in, in (0, 1), so that KLs stay finite.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    >>> latent = CategoricalLatent(classes=4)
+    >>> latent.from_statistics(torch.zeros(2, 12)).logits.shape
+    torch.Size([2, 3, 4])
+    """
+
+    classes: int = 8
+    uniform: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.classes < 2:
+            raise ValueError(f"classes: got {self.classes}; allowed 2 and above; give at least 2.")
+        if not 0 < self.uniform < 1:
+            raise ValueError(f"uniform: got {self.uniform}; allowed in (0, 1); take 0.01.")
+
+    def statistics_size(self, stoch_size: int) -> int:
+        """Number of network outputs: a logit for every class.
+
+        Raises:
+            ValueError: the size is not a multiple of the number of classes.
+        """
+        if stoch_size % self.classes:
+            raise ValueError(
+                f"stoch_size: got {stoch_size}; allowed multiples of classes={self.classes}; "
+                "change one of the two."
+            )
+        return stoch_size
+
+    def from_statistics(self, statistics: Float[Tensor, "*batch stoch"]) -> Categorical:
+        """Distribution from raw network outputs, mixed with the uniform one."""
+        logits = rearrange(statistics, "... (g c) -> ... g c", c=self.classes)
+        probs = (1 - self.uniform) * logits.softmax(-1) + self.uniform / self.classes
+        return Categorical(probs.log())
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+        """Standard Gumbel noise for ``rsample``, on the generator's device (without one: CPU)."""
+        return _gumbel(shape, generator)
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    return torch.randn(shape, generator=generator, device=_device(generator))
+
+
+def _gumbel(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    uniform = torch.rand(shape, generator=generator, device=_device(generator)).clamp_min(1e-20)
+    return -(-uniform.log()).clamp_min(1e-20).log()
+
+
 def _device(generator: torch.Generator | None) -> torch.device | None:
     return generator.device if generator else None
-
-
-@runtime_checkable
-class Latent(Protocol):
-    """What an RSSM asks of a latent distribution."""
-
-    @staticmethod
-    def statistics_size(stoch: int) -> int: ...
-    @classmethod
-    def from_statistics(cls, statistics: Tensor) -> "Latent": ...
-    @staticmethod
-    def noise(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor: ...
-    def rsample(self, noise: Tensor) -> Tensor: ...
-    def mode(self) -> Tensor: ...
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Latent": ...
-    def kl(self, other: Any) -> Tensor: ...

@@ -1,13 +1,15 @@
 """Sequence replay: whole episodes in flat arrays, sampled as sequences, restored exactly."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from blocks._observation_file import create, reopen
 from blocks.types import Transitions
 
 
@@ -18,20 +20,21 @@ class SequenceReplay:
     episode has ``is_first`` set. A sequence may run over a border: filtering resets its state at
     ``is_first``.
 
-    A row of vectors takes ``4 * (observation + action + 2) + 2`` bytes, 102 for 17 numbers and 6
-    actions: a million rows take 102 MB. A row of 64x64x3 bytes takes ``12288 + 4 * (action + 2) +
-    2``, 12,306 for 2 actions: a million rows take 12.3 GB. Memory is taken as rows are added.
+    A row of vectors takes ``4 * (observation_size + action_size + 2) + 2`` bytes, 102 for 17
+    numbers and 6 actions: a million rows take 102 MB. A row of 64x64x3 bytes takes
+    ``12288 + 4 * (action_size + 2) + 2``, 12,306 for 2 actions: a million rows take 12.3 GB. Memory
+    is taken as rows are added.
 
     With a ``folder`` the observations are in a file in it (12.3 GB for a million such images, all
-    of it reserved at the first row) and the rest in memory (18 MB). What is in memory of the file
-    the kernel can take back at any time. Such a replay never overwrites a row: once it is full,
-    ``add`` raises. Its ``state_dict`` holds no observations; it counts on the file.
+    of it reserved at the first row) and the rest in memory (18 MB). Mapped
+    pages can be reclaimed by the operating system. Such a replay never overwrites a row: once it is
+    full, ``add`` raises. Its ``state_dict`` holds no observations; it counts on the file.
 
     Args:
         capacity: number of rows kept; the oldest are overwritten. With a ``folder``, at least the
             rows of the whole run.
         observation_shape, observation_dtype: of one observation (uint8 for images).
-        action: size of the action.
+        action_size: size of the action.
         seed: seed of the sampling generator.
         folder: where to keep the observations; without one they are in memory.
     """
@@ -41,7 +44,7 @@ class SequenceReplay:
         capacity: int,
         *,
         observation_shape: tuple[int, ...],
-        action: int,
+        action_size: int,
         observation_dtype: torch.dtype = torch.float32,
         seed: int = 0,
         folder: Path | None = None,
@@ -57,7 +60,7 @@ class SequenceReplay:
         # By numpy, which takes memory as rows are written; torch.zeros would take it all at once.
         self._arrays = [
             np.zeros((in_memory, *observation_shape), dtype),
-            np.zeros((capacity, action), np.float32),
+            np.zeros((capacity, action_size), np.float32),
             np.zeros(capacity, np.float32),
             np.zeros(capacity, np.float32),
             np.zeros(capacity, np.bool_),
@@ -248,11 +251,11 @@ class SequenceReplay:
                 "is overwritten, so give a capacity of at least the rows of the whole run."
             )
         if self._mapped is None:
-            self._map(create(file, *self._layout))
+            self._map(_create_file(file, *self._layout))
 
     def _reopened(self, file: Path, state: dict[str, Any]) -> np.memmap:
         """The file that a saved state counts on."""
-        mapped, added = reopen(file, *self._layout), int(state["added"])
+        mapped, added = _reopen_file(file, *self._layout), int(state["added"])
         if added and not np.array_equal(mapped[added - 1], state["newest_observation"].numpy()):
             raise ValueError(
                 f"observation: got {file} with another row {added - 1} than the state was saved "
@@ -263,3 +266,81 @@ class SequenceReplay:
     def _map(self, mapped: np.memmap) -> None:
         self._mapped = self._arrays[0] = mapped
         self._stores[0] = torch.from_numpy(mapped)
+
+
+# The file of a replay's observations: a mapped .npy, whose header tells shape and dtype.
+
+
+def _create_file(file: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
+    """A new file for ``[capacity, *observation_shape]``, mapped and with all its room on disk.
+
+    Raises:
+        ValueError: the file is there already, or cannot be made (the disk is too small).
+    """
+    if file.exists():
+        raise ValueError(
+            f"folder: got {file.parent}, which already holds the observations of a replay; load "
+            "that replay's state first, or take an empty folder."
+        )
+    # Made under another name, so that a kill leaves no half a file under the right one.
+    unfinished = file.with_name(f"{file.stem}.unfinished{file.suffix}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        array = open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
+        _reserve_space(unfinished)
+        unfinished.rename(file)
+        _sync_folder(file.parent)
+    except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise ValueError(
+            f"folder: got {file.parent}, which cannot hold observations {shape} of {dtype} "
+            f"({error}); take another folder, or a smaller capacity."
+        ) from error
+    return array
+
+
+def _reopen_file(file: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
+    """The file that ``_create_file`` made, mapped again.
+
+    Raises:
+        ValueError: it is missing, damaged, or of another capacity, shape or dtype.
+    """
+    try:
+        found = open_memmap(file, mode="r")  # "r+" would lengthen a file that was cut short
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"observation: got no file {file}; the saved rows are in it, so put it back."
+        ) from error
+    except ValueError as error:
+        needed = int(np.prod(shape)) * dtype.itemsize
+        raise ValueError(
+            f"observation: got {file} of {file.stat().st_size} bytes, cut short or damaged "
+            f"({error}); this replay needs {needed} bytes and a header. Put back the whole file."
+        ) from error
+    asked = {
+        "capacity": (shape[:1], found.shape[:1]),
+        "observation_shape": (shape[1:], found.shape[1:]),
+        "observation_dtype": (dtype, found.dtype),
+    }
+    for name, (ours, theirs) in asked.items():
+        if ours != theirs:
+            raise ValueError(
+                f"{name}: got {ours}; {file} was made with {theirs}, so take the same again."
+            )
+    return open_memmap(file, mode="r+")
+
+
+def _reserve_space(file: Path) -> None:
+    """Take the room on disk now: writing to a mapped file when the disk is full kills a process."""
+    reserve = getattr(os, "posix_fallocate", None)  # macOS has none
+    if reserve is not None:
+        with file.open("r+b") as stream:
+            reserve(stream.fileno(), 0, file.stat().st_size)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the file's name on disk, as flushing the file does for what is in it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from blocks.latents import Gaussian, Latent
+from blocks.latents import GaussianLatent, Latent, LatentDistribution
 from blocks.types import State, Weights
 
 
@@ -24,8 +24,8 @@ class Filtered(NamedTuple):
     """What ``RSSM.observe`` returns: states, priors and posteriors, ``[*batch, time, ...]``."""
 
     state: State
-    prior: Latent
-    posterior: Latent
+    prior: LatentDistribution
+    posterior: LatentDistribution
 
 
 def _weight(rows: int, columns: int) -> nn.Parameter:
@@ -57,36 +57,46 @@ def _layer_norm(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 class Transition(nn.Module):
     """Weights of the transition prior; the computation lives in ``RSSM.transition``."""
 
-    def __init__(self, action: int, deter: int, stoch: int, hidden: int, statistics: int) -> None:
+    def __init__(
+        self,
+        action_size: int,
+        deter_size: int,
+        stoch_size: int,
+        hidden_size: int,
+        statistics_size: int,
+    ) -> None:
         super().__init__()
-        self.action_weight = _weight(action, hidden)
-        self.stoch_weight = _weight(stoch, hidden)
-        self.input_bias = _bias(hidden)
-        self.input_gates = _weight(hidden, 3 * deter)
-        self.deter_gates = _weight(deter, 3 * deter)
-        self.gates_scale = _bias(3 * deter, 1.0)
-        self.gates_bias = _bias(3 * deter)
-        self.prior_weight = _weight(deter, hidden)
-        self.prior_bias = _bias(hidden)
-        self.statistics_weight = _weight(hidden, statistics)
-        self.statistics_bias = _bias(statistics)
+        self.action_weight = _weight(action_size, hidden_size)
+        self.stoch_weight = _weight(stoch_size, hidden_size)
+        self.input_bias = _bias(hidden_size)
+        self.input_gates = _weight(hidden_size, 3 * deter_size)
+        self.deter_gates = _weight(deter_size, 3 * deter_size)
+        self.gates_scale = _bias(3 * deter_size, 1.0)
+        self.gates_bias = _bias(3 * deter_size)
+        self.prior_weight = _weight(deter_size, hidden_size)
+        self.prior_bias = _bias(hidden_size)
+        self.statistics_weight = _weight(hidden_size, statistics_size)
+        self.statistics_bias = _bias(statistics_size)
 
 
 class RSSM(nn.Module):
     """RSSM core over vectors of ``embed`` and ``action``.
 
     Args:
-        embed: size of the encoded observation.
-        action: size of the action.
-        deter: size of the recurrent state.
-        stoch: size of the stochastic state.
-        hidden: width of the hidden layers.
-        latent: distribution of ``stoch``, ``Gaussian`` or ``Categorical``.
+        embed_size: size of the encoded observation.
+        action_size: size of the action.
+        deter_size: size of the recurrent state.
+        stoch_size: size of the stochastic state.
+        hidden_size: width of the hidden layers.
+        latent: kind of ``stoch``; ``GaussianLatent()`` by default.
+
+    Raises:
+        ValueError: a size is below 1, or one that the latent cannot have.
 
     Every method takes one or more leading axes. Where ``transition`` is given ``weights`` (stacked
     samples, ``[member, ...]``), the leading axes are ``[member, batch]``.
 
-    >>> rssm = RSSM(embed=4, action=2, deter=8, stoch=3, hidden=8)
+    >>> rssm = RSSM(embed_size=4, action_size=2, deter_size=8, stoch_size=3)
     >>> out = rssm.observe(torch.zeros(5, 7, 4), torch.zeros(5, 7, 2), torch.zeros(5, 7) > 0)
     >>> out.state.deter.shape, out.state.stoch.shape
     (torch.Size([5, 7, 8]), torch.Size([5, 7, 3]))
@@ -95,39 +105,48 @@ class RSSM(nn.Module):
     def __init__(
         self,
         *,
-        embed: int,
-        action: int,
-        deter: int = 200,
-        stoch: int = 60,
-        hidden: int = 200,
-        latent: type[Latent] = Gaussian,
+        embed_size: int,
+        action_size: int,
+        deter_size: int = 200,
+        stoch_size: int = 60,
+        hidden_size: int = 200,
+        latent: Latent | None = None,
     ) -> None:
         super().__init__()
-        if min(embed, action, deter, stoch, hidden) < 1:
-            raise ValueError(
-                f"sizes: got embed={embed}, action={action}, deter={deter}, stoch={stoch}, "
-                f"hidden={hidden}; each must be at least 1."
-            )
-        self.deter, self.stoch, self.latent = deter, stoch, latent
-        statistics = latent.statistics_size(stoch)
-        self.dynamics = Transition(action, deter, stoch, hidden, statistics)
-        self.posterior_deter = nn.Linear(deter, hidden, bias=False)
-        self.posterior_embed = nn.Linear(embed, hidden)
-        self.posterior_statistics = nn.Linear(hidden, statistics)
+        for name, size in (
+            ("embed_size", embed_size),
+            ("action_size", action_size),
+            ("deter_size", deter_size),
+            ("stoch_size", stoch_size),
+            ("hidden_size", hidden_size),
+        ):
+            if size < 1:
+                raise ValueError(f"{name}: got {size}; allowed 1 and above; give at least 1.")
+        self.deter_size, self.stoch_size = deter_size, stoch_size
+        self.latent = GaussianLatent() if latent is None else latent
+        statistics_size = self.latent.statistics_size(stoch_size)
+        self.dynamics = Transition(
+            action_size, deter_size, stoch_size, hidden_size, statistics_size
+        )
+        self.posterior_deter = nn.Linear(deter_size, hidden_size, bias=False)
+        self.posterior_embed = nn.Linear(embed_size, hidden_size)
+        self.posterior_statistics = nn.Linear(hidden_size, statistics_size)
 
     @property
-    def feat(self) -> int:
+    def feat_size(self) -> int:
         """Size of ``State.feat``."""
-        return self.deter + self.stoch
+        return self.deter_size + self.stoch_size
 
     def initial(self, *batch: int) -> State:
         """Zero state with the given leading axes."""
         like = self.posterior_embed.weight
-        return State(like.new_zeros(*batch, self.deter), like.new_zeros(*batch, self.stoch))
+        return State(
+            like.new_zeros(*batch, self.deter_size), like.new_zeros(*batch, self.stoch_size)
+        )
 
     def transition(
         self, state: State, action: Float[Tensor, "*batch action"], weights: Weights | None = None
-    ) -> tuple[Float[Tensor, "... deter"], Latent]:
+    ) -> tuple[Float[Tensor, "... deter"], LatentDistribution]:
         """One step of the prior: next ``deter`` and the distribution of the next ``stoch``."""
         weights = dict(self.dynamics.named_parameters()) if weights is None else weights
         projected = action @ weights["action_weight"] + weights["input_bias"]
@@ -136,10 +155,38 @@ class RSSM(nn.Module):
 
     def posterior(
         self, deter: Float[Tensor, "*batch deter"], embed: Float[Tensor, "*batch embed"]
-    ) -> Latent:
+    ) -> LatentDistribution:
         """Distribution of ``stoch`` after the observation is seen."""
         hidden = F.silu(self.posterior_deter(deter) + self.posterior_embed(embed))
         return self.latent.from_statistics(self.posterior_statistics(hidden))
+
+    def step(
+        self,
+        state: State,
+        action: Float[Tensor, "*batch action"],
+        embed: Float[Tensor, "*batch embed"],
+        *,
+        generator: torch.Generator | None = None,
+        sample: bool = True,
+    ) -> State:
+        """Filter one observation: the transition, then a latent from the posterior.
+
+        Args:
+            state: before the step.
+            action: the action that led to the observation; zero at an episode's first.
+            embed: the encoded observation.
+            generator: source of the posterior sample's noise.
+            sample: draw from the posterior, or take its mode.
+
+        Returns:
+            The next state. For a whole sequence use ``observe``, which is faster.
+        """
+        deter, _ = self.transition(state, action)
+        posterior = self.posterior(deter, embed)
+        if not sample:
+            return State(deter, posterior.mode())
+        noise = self.latent.noise((*deter.shape[:-1], self.stoch_size), generator).to(deter)
+        return State(deter, posterior.rsample(noise))
 
     def observe(
         self,
@@ -174,8 +221,8 @@ class RSSM(nn.Module):
         inputs, observed, keep = (
             x.reshape(rows, *x.shape[-2:]).unbind(1) for x in (inputs, observed, keep)
         )
-        noise = self.latent.noise((steps, *batch, self.stoch), generator).to(embeds)
-        noise = noise.view(steps, rows, self.stoch)
+        noise = self.latent.noise((steps, *batch, self.stoch_size), generator).to(embeds)
+        noise = noise.view(steps, rows, self.stoch_size)
         deters, stochs, statistics = [], [], []
         for t in range(steps):
             state, output = self._filter_step(
@@ -231,7 +278,7 @@ class RSSM(nn.Module):
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         return torch.lerp(state.deter, candidate, torch.sigmoid(update - 1))
 
-    def _prior(self, deter: Tensor, weights: Weights) -> Latent:
+    def _prior(self, deter: Tensor, weights: Weights) -> LatentDistribution:
         hidden = F.silu(_affine(deter, weights["prior_weight"], weights["prior_bias"]))
         statistics = _affine(hidden, weights["statistics_weight"], weights["statistics_bias"])
         return self.latent.from_statistics(statistics)

@@ -7,17 +7,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from blocks.decoders import CostHead, GaussianHead, ImageDecoder, RewardHead
-from blocks.ensemble_posterior import EnsemblePosterior, select
-from blocks.latents import Latent
+from blocks.acceleration.threads import side_by_side
+from blocks.decoders import ImageDecoder
+from blocks.heads import CostHead, GaussianHead, RewardHead
+from blocks.latents import LatentDistribution
+from blocks.posteriors.ensemble import EnsemblePosterior, select
 from blocks.rssm import RSSM, Filtered
-from blocks.threads import side_by_side
 from blocks.types import State, Transitions, Weights
 
 DETER_STD = 0.1
 """Noise with which a member's ``deter`` is taken to match the filter's; ``deter`` is in [-1, 1]."""
 
-STRETCH = 50
+BLOCK_ROWS = 50
 """Rows that a member's share of the data takes or leaves together."""
 
 
@@ -121,7 +122,7 @@ class WorldModel(nn.Module):
 
     def transition(
         self, weights: Weights
-    ) -> Callable[[State, Tensor], tuple[Float[Tensor, "... deter"], Latent]]:
+    ) -> Callable[[State, Tensor], tuple[Float[Tensor, "... deter"], LatentDistribution]]:
         """The prior's step under stacked weights, for ``imagine``."""
         dynamics = select(weights, "dynamics")
         return lambda state, action: self.rssm.transition(state, action, dynamics)
@@ -181,10 +182,10 @@ class WorldModel(nn.Module):
 
         Fixed for the life of the data, by a hash of member and stretch.
         """
-        if not self.parameter_posterior.own_data or self.members == 1:
+        if not self.parameter_posterior.separate_data or self.members == 1:
             return torch.ones(self.members, *row.shape, device=row.device)
         member = torch.arange(1, self.members + 1, device=row.device).view(-1, *[1] * row.dim())
-        mixed = (row // STRETCH) * 2654435761 + member * 40503
+        mixed = (row // BLOCK_ROWS) * 2654435761 + member * 40503
         mixed = (mixed ^ (mixed >> 15)) * 2246822519
         uniform = ((mixed >> 16) & 0xFFFF).to(torch.float32) / 0x10000
         return (uniform < self.data_share).to(torch.float32) / self.data_share
@@ -215,7 +216,7 @@ class WorldModel(nn.Module):
         loss = arrived.kl(prior) + 0.5 * error.square().sum(-1)
         return (loss * share[..., 1:].flatten(1)).mean()
 
-    def _balanced_kl(self, posterior: Latent, prior: Latent) -> Tensor:
+    def _balanced_kl(self, posterior: LatentDistribution, prior: LatentDistribution) -> Tensor:
         towards_posterior = posterior.map(Tensor.detach).kl(prior).mean().clamp_min(self.free_nats)
         towards_prior = posterior.kl(prior.map(Tensor.detach)).mean().clamp_min(self.free_nats)
         return self.kl_mix * towards_posterior + (1 - self.kl_mix) * towards_prior

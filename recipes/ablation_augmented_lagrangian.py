@@ -5,11 +5,10 @@ python recipes/ablation_augmented_lagrangian.py --seed 0
 
 from functools import partial
 
-from cerl_config import Config
-from cerl_full import CERL, Blocks
-from training import run
-
 from blocks import Actor, AugmentedLagrangian
+from recipes.agents.config import Config
+from recipes.cerl_full import CERL, Blocks
+from recipes.training.loop import run
 
 
 def augmented_lagrangian(actor: Actor, config: Config) -> AugmentedLagrangian:

@@ -7,12 +7,11 @@ python recipes/ablation_barrier_adam.py --seed 0
 
 from functools import partial
 
-from cerl_config import Config
-from cerl_full import CERL, Blocks
-from training import run
-
 from blocks import Actor, BarrierAdam
-from blocks.barrier_adam import Scale, unscaled
+from blocks.optimizers.barrier_adam import Scale, unscaled
+from recipes.agents.config import Config
+from recipes.cerl_full import CERL, Blocks
+from recipes.training.loop import run
 
 
 def barrier_adam(actor: Actor, config: Config, scale: Scale = unscaled) -> BarrierAdam:

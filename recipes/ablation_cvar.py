@@ -8,10 +8,9 @@ python recipes/ablation_cvar.py --seed 0
 
 from functools import partial
 
-from cerl_full import CERL, Blocks
-from training import run
-
 from blocks import cvar, of_policy
+from recipes.cerl_full import CERL, Blocks
+from recipes.training.loop import run
 
 ALPHA = 0.4
 """Fraction of the members that counts: two of five."""

@@ -8,8 +8,9 @@ python recipes/ablation_mean_field.py --seed 0
 
 from functools import partial
 
-from cerl_full import CERL, Blocks
-from training import run
+from blocks import MeanField
+from recipes.cerl_full import CERL, Blocks
+from recipes.training.loop import run
 
 if __name__ == "__main__":
-    run("ablation_mean_field", partial(CERL, blocks=Blocks(family="mean_field")))
+    run("ablation_mean_field", partial(CERL, blocks=Blocks(family=MeanField)))

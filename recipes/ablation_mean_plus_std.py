@@ -9,10 +9,9 @@ python recipes/ablation_mean_plus_std.py --seed 0
 
 from functools import partial
 
-from cerl_full import CERL, Blocks
-from training import run
-
 from blocks import mean_plus_std, of_policy
+from recipes.cerl_full import CERL, Blocks
+from recipes.training.loop import run
 
 SCALE = 1.0
 """Standard deviations above the mean."""

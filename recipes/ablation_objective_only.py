@@ -5,11 +5,10 @@ python recipes/ablation_objective_only.py --seed 0
 
 from functools import partial
 
-from cerl_config import Config
-from cerl_full import CERL, Blocks
-from training import run
-
 from blocks import Actor, PIDLagrangian
+from recipes.agents.config import Config
+from recipes.cerl_full import CERL, Blocks
+from recipes.training.loop import run
 
 
 def objective_only(actor: Actor, config: Config) -> PIDLagrangian:

@@ -8,10 +8,9 @@ python recipes/ablation_per_state_max.py --seed 0
 
 from functools import partial
 
-from cerl_full import CERL, Blocks
-from training import run
-
 from blocks import per_state, worst_case
+from recipes.cerl_full import CERL, Blocks
+from recipes.training.loop import run
 
 if __name__ == "__main__":
     run("ablation_per_state_max", partial(CERL, blocks=Blocks(aggregate=per_state(worst_case))))

@@ -7,8 +7,9 @@ python recipes/ablation_point_ensemble.py --seed 0
 
 from functools import partial
 
-from cerl_full import CERL, Blocks
-from training import run
+from blocks import Point
+from recipes.cerl_full import CERL, Blocks
+from recipes.training.loop import run
 
 if __name__ == "__main__":
-    run("ablation_point_ensemble", partial(CERL, blocks=Blocks(family="point")))
+    run("ablation_point_ensemble", partial(CERL, blocks=Blocks(family=Point)))

@@ -8,12 +8,11 @@ python recipes/ablation_scale_before_adam.py --seed 0
 
 from functools import partial
 
-from ablation_barrier_adam import barrier_adam
-from cerl_config import Config
-from cerl_full import CERL, Blocks
-from training import run
-
 from blocks import Actor, BarrierAdam, lbsgd_step_size
+from recipes.ablation_barrier_adam import barrier_adam
+from recipes.agents.config import Config
+from recipes.cerl_full import CERL, Blocks
+from recipes.training.loop import run
 
 
 def scale_before_adam(actor: Actor, config: Config) -> BarrierAdam:

@@ -5,11 +5,10 @@ python recipes/ablation_secant_smoothness.py --seed 0
 
 from functools import partial
 
-from cerl_config import Config
-from cerl_full import CERL, Blocks, lbsgd
-from training import run
-
 from blocks import LBSGD, Actor, SecantSmoothness
+from recipes.agents.config import Config
+from recipes.cerl_full import CERL, Blocks, lbsgd
+from recipes.training.loop import run
 
 
 def secant_lbsgd(actor: Actor, config: Config) -> LBSGD:

@@ -5,8 +5,8 @@ The one member is a posterior sample as in CERL, with its own prior draw and sha
 python recipes/ablation_single_model.py --seed 0
 """
 
-from cerl_full import CERL
-from training import run
+from recipes.cerl_full import CERL
+from recipes.training.loop import run
 
 if __name__ == "__main__":
     run("ablation_single_model", CERL, members=1)

@@ -7,8 +7,9 @@ python recipes/ablation_stein.py --seed 0
 
 from functools import partial
 
-from cerl_full import CERL, Blocks
-from training import run
+from blocks import Stein
+from recipes.cerl_full import CERL, Blocks
+from recipes.training.loop import run
 
 if __name__ == "__main__":
-    run("ablation_stein", partial(CERL, blocks=Blocks(family="stein")))
+    run("ablation_stein", partial(CERL, blocks=Blocks(family=Stein)))

@@ -11,13 +11,27 @@ from functools import partial
 from typing import Any
 
 import torch
-from cerl_config import Config
-from diagnostics import Estimate, average, cost_disagreement, disagreement_on, policy_metrics
-from graphed_policy import GraphedPolicy
-from latent_agent import LatentAgent
 from torch import Tensor
-from training import run
-from wiring import (
+
+from blocks import (
+    LBSGD,
+    Actor,
+    Critic,
+    Graphed,
+    Particles,
+    State,
+    discounted_budget,
+    imagine,
+    of_policy,
+    side_by_side,
+    worst_case,
+)
+from blocks.environments.safety_gymnasium import SafetyEnvironment
+from blocks.imagination import Imagined
+from blocks.optimizers.smoothness import Smoothness
+from blocks.posteriors.ensemble import MakeFamily
+from blocks.types import Weights
+from recipes.agents.builders import (
     build_replay,
     build_world_model,
     critic_optimizer,
@@ -26,24 +40,17 @@ from wiring import (
     model_update,
     sizes,
 )
-
-from blocks import (
-    LBSGD,
-    Actor,
-    Critic,
-    Graphed,
-    State,
-    discounted_budget,
-    imagine,
-    of_policy,
-    side_by_side,
-    worst_case,
+from recipes.agents.config import Config
+from recipes.agents.diagnostics import (
+    Estimate,
+    average,
+    cost_disagreement,
+    disagreement_on,
+    policy_metrics,
 )
-from blocks.ensemble_posterior import Family
-from blocks.environments import SafetyEnvironment
-from blocks.imagination import Imagined
-from blocks.smoothness import Smoothness
-from blocks.types import Weights
+from recipes.agents.graphed_policy import GraphedPolicy
+from recipes.agents.latent_agent import LatentAgent
+from recipes.training.loop import run
 
 Lesson = Callable[[], None]
 
@@ -74,7 +81,7 @@ class Blocks:
     objective: Callable[[Tensor], Tensor] = torch.mean
     """From their returns to what is maximised, likewise."""
     optimizer: Callable[[Actor, Config], Any] = lbsgd
-    family: Family = "particles"
+    family: MakeFamily = Particles
 
 
 CERL_BLOCKS = Blocks()
@@ -99,12 +106,12 @@ class CERL(LatentAgent):
         self.replay = build_replay(c, environment)
         self.model = build_world_model(c, environment, blocks.family)
         feat = c.deter + c.stoch
-        self.actor = Actor(feat, action, hidden=c.hidden)
+        self.actor = Actor(feat, action, hidden_size=c.hidden)
         self.budget = discounted_budget(
             c.episode_budget, environment.episode_length, c.cost_discount, c.action_repeat
         )
         critic = partial(
-            Critic, feat, members=c.members, hidden=c.hidden, target_rate=c.target_rate
+            Critic, feat, members=c.members, hidden_size=c.hidden, target_rate=c.target_rate
         )
         self.critic = critic(unit=c.reward_unit / (1 - c.discount))
         self.cost_critic = critic(unit=self.budget)
@@ -144,7 +151,7 @@ class CERL(LatentAgent):
         policy = self.learn_policy(c.updates_per_episode)
         recent = State(*(x[:256] for x in self.start_states()))
         spread = cost_disagreement(
-            self.model, self.weights(), recent, self.actor.action, rate, self.generator
+            self.model, self.weights(), recent, self.actor.action_size, rate, self.generator
         )
         return model | policy | spread | {"disagreement_new": new, "disagreement_learned": learned}
 
@@ -205,7 +212,7 @@ class CERL(LatentAgent):
             self.actor.sample,
             State(*(x.expand(c.members, -1, -1) for x in starts)),
             c.horizon,
-            action_size=self.actor.action,
+            action_size=self.actor.action_size,
             generator=self.generator,
         )
 

@@ -11,17 +11,15 @@ python recipes/lambda_agent.py --seed 0
 
 from functools import partial
 
-from ablation_augmented_lagrangian import augmented_lagrangian
-from cerl_full import CERL, Blocks
-from training import run
-
 from blocks import per_state, worst_case
+from recipes.ablation_augmented_lagrangian import augmented_lagrangian
+from recipes.cerl_full import CERL, Blocks
+from recipes.training.loop import run
 
 LAMBDA = Blocks(
     objective=per_state(worst_case),  # the largest: of a return the best
     aggregate=per_state(worst_case),
     optimizer=augmented_lagrangian,
-    family="particles",
 )
 
 if __name__ == "__main__":

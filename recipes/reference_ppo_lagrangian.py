@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 import rich
-from command_line import errors_in_one_line, read_command_line
-from figures import learning_figure
-from omnisafe_environments import counted, import_omnisafe
-from progress import Progress, headline_table
-from results import EVALUATION_SEED, log_episode
-from run_folder import RunFolder
 
 from blocks import EpisodeRecord, make_environment, safety_summary
+from recipes.baselines.omnisafe import counted, import_omnisafe
+from recipes.plotting.figures import learning_figure
+from recipes.runs.folder import RunFolder
+from recipes.training.command_line import errors_in_one_line, read_command_line
+from recipes.training.progress import Progress, headline_table
+from recipes.training.results import EVALUATION_SEED, log_episode
 
 RECIPE = "reference_ppo_lagrangian"
 

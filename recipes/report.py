@@ -16,10 +16,9 @@ from typing import Any
 
 import jinja2
 import tyro
-from atomic_files import RunError
-from command_line import errors_in_one_line, read_command_line
-from report_data import LeftOut, read_runs
-from report_figures import (
+
+from recipes.reports.data import LeftOut, read_runs
+from recipes.reports.figures import (
     DPI,
     Style,
     curves_figure,
@@ -27,14 +26,16 @@ from report_figures import (
     scatter_figure,
     styles,
 )
-from report_groups import Group, check, group_runs, over_tasks
-from report_notes import notes
-from report_pairs import COMPARED, Pairs, compare
-from report_references import SG6
-from report_statistics import RESAMPLES
-from report_tables import pooled_table, published_table, task_table, write_csv
+from recipes.reports.groups import Group, check, group_runs, over_tasks
+from recipes.reports.notes import notes
+from recipes.reports.pairs import COMPARED, Pairs, compare
+from recipes.reports.references import SG6
+from recipes.reports.statistics import RESAMPLES
+from recipes.reports.tables import pooled_table, published_table, task_table, write_csv
+from recipes.runs.atomic_files import RunError
+from recipes.training.command_line import errors_in_one_line, read_command_line
 
-TEMPLATES = Path(__file__).parent
+TEMPLATES = Path(__file__).parent / "reports" / "templates"
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ from functools import partial
 from pathlib import Path
 
 import tyro
-from command_line import read_command_line
-from studies import STUDIES, Study, from_words
-from study_folder import working_in, write_states
-from study_local import LocalExecutor, cores
-from study_runs import PlannedRun, RunState
-from study_schedule import Executor, carry_out
-from study_table import StudyTable
+
+from recipes.studies.definitions import STUDIES, Study, from_words
+from recipes.studies.folder import working_in, write_states
+from recipes.studies.local import LocalExecutor, cores
+from recipes.studies.planned_run import PlannedRun, RunState
+from recipes.studies.schedule import Executor, carry_out
+from recipes.studies.table import StudyTable
+from recipes.training.command_line import read_command_line
 
 REPORT = Path(__file__).parent / "report.py"
 NO_VIDEO = {"MUJOCO_GL": "disabled"}  # drawing it takes longer than a tiny run
@@ -139,7 +140,7 @@ def executor_for(options: Options, waiting: int) -> Executor:
     environment = NO_VIDEO if options.smoke else {}
     one_thread = ("--threads", "1")
     if options.ray_address is not None:
-        from study_ray import RayExecutor
+        from recipes.studies.ray_cluster import RayExecutor
 
         return RayExecutor(
             options.ray_address,

@@ -19,7 +19,7 @@ def _seed() -> None:
 def trained(seed: int = 0, width: float = 0.3) -> Actor:
     """An actor whose output layer no longer is as it began."""
     generator = torch.Generator().manual_seed(seed)
-    actor = Actor(FEAT, ACTION, hidden=8)
+    actor = Actor(FEAT, ACTION, hidden_size=8)
     with torch.no_grad():
         for parameter in actor.output.parameters():
             parameter.copy_(width * torch.randn(parameter.shape, generator=generator))
@@ -27,7 +27,7 @@ def trained(seed: int = 0, width: float = 0.3) -> Actor:
 
 
 def test_the_first_policy_is_zero_plus_noise_of_the_initial_deviation() -> None:
-    actor, feat = Actor(FEAT, ACTION, hidden=8, initial_std=0.3), torch.randn(50, FEAT)
+    actor, feat = Actor(FEAT, ACTION, hidden_size=8, initial_std=0.3), torch.randn(50, FEAT)
     mean, std = actor(feat)
     assert not mean.any()
     torch.testing.assert_close(std, torch.full((50, ACTION), 0.3))
@@ -76,7 +76,7 @@ def test_actions_and_densities_stay_in_bounds_for_any_feature(seed: int, width: 
 
 def test_the_density_integrates_to_one() -> None:
     """Over a fine grid of one action, by the trapezoidal rule in the noise."""
-    actor = Actor(FEAT, 1, hidden=8, initial_std=0.7).double()
+    actor = Actor(FEAT, 1, hidden_size=8, initial_std=0.7).double()
     noise = torch.linspace(-8, 8, 20_001, dtype=torch.float64).unsqueeze(-1)
     feat = torch.randn(1, FEAT, dtype=torch.float64).expand(len(noise), -1)
     sample = actor.sample(feat, noise)
@@ -150,7 +150,7 @@ def test_state_dict_round_trip() -> None:
 
 def test_entropy_of_the_first_policy_is_estimated_without_bias() -> None:
     """Against quadrature; five standard errors of the Monte-Carlo mean."""
-    actor, count = Actor(FEAT, 1, hidden=8), 20_000
+    actor, count = Actor(FEAT, 1, hidden_size=8), 20_000
     feat = torch.zeros(count, FEAT)
     surprise = -actor.sample(feat, torch.randn(count, 1)).log_prob
     x = torch.linspace(-5, 5, 20_001, dtype=torch.float64)

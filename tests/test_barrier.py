@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.barrier import log_barrier
+from blocks.optimizers.barrier import log_barrier
 
 any_float = st.floats(width=32, allow_nan=True, allow_infinity=False)
 slacks = st.lists(any_float, min_size=1, max_size=4)

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from blocks.barrier import log_barrier
-from blocks.barrier_adam import BarrierAdam, BarrierAdamStep
-from blocks.lbsgd import LBSGD
-from blocks.lbsgd_rule import lbsgd_step_size
+from blocks.optimizers.barrier import log_barrier
+from blocks.optimizers.barrier_adam import BarrierAdam, BarrierAdamStep
+from blocks.optimizers.lbsgd import LBSGD
+from blocks.optimizers.step_size import lbsgd_step_size
 
 RULE = partial(lbsgd_step_size, objective_smoothness=2.0, constraint_smoothness=2.0)
 

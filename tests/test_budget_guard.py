@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.budget_guard import BudgetGuard
+from blocks.guards import BudgetGuard
 
 budgets = st.floats(0.1, 1e3)
 shares = st.floats(0.01, 1.0)

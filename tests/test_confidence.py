@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
 
-from blocks.confidence import estimation_errors, student_t_quantile
-from blocks.lbsgd import LBSGD
+from blocks.optimizers.confidence import estimation_errors, student_t_quantile
+from blocks.optimizers.lbsgd import LBSGD
 from blocks.safety_metrics import violation_interval
 
 SPECTRA = {

@@ -13,7 +13,7 @@ def _seed() -> None:
 
 def trained(members: int = 3, unit: float = 1.0, target_rate: float = 0.02) -> Critic:
     """A critic whose output layers no longer are zero, and differ from the slow copy."""
-    critic = Critic(FEAT, members=members, unit=unit, hidden=8, target_rate=target_rate)
+    critic = Critic(FEAT, members=members, unit=unit, hidden_size=8, target_rate=target_rate)
     with torch.no_grad():
         for weight in critic.weights.values():
             weight.add_(0.3 * torch.randn_like(weight))
@@ -114,7 +114,7 @@ def test_only_the_trained_weights_are_to_be_optimised() -> None:
 @pytest.mark.parametrize("unit", [1.0, 100.0])
 def test_it_learns_a_constant_of_each_member(unit: float) -> None:
     """In units, so that a return of 300 is learnt as fast as one of 3."""
-    critic = Critic(FEAT, members=2, unit=unit, hidden=16, target_rate=0.1)
+    critic = Critic(FEAT, members=2, unit=unit, hidden_size=16, target_rate=0.1)
     optimizer = torch.optim.Adam(critic.weights.parameters(), 1e-2)
     target = unit * torch.tensor([[3.0], [-1.0]]).expand(-1, 32)
     for _ in range(150):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from blocks import Graphed, set_threads, side_by_side, with_gradient
-from blocks.threads import one_after_another
+from blocks.acceleration.threads import one_after_another
 
 
 @given(seed=st.integers(0, 2**31), upstream=st.floats(-3, 3))

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from blocks.decoders import CostHead, GaussianHead, ImageDecoder, RewardHead, VectorDecoder
-from blocks.ensemble_posterior import EnsemblePosterior, select
+from blocks.decoders import ImageDecoder, VectorDecoder
+from blocks.heads import CostHead, GaussianHead, RewardHead
+from blocks.posteriors.ensemble import EnsemblePosterior, select
 
 DETER, STOCH = 3, 2
 FEAT = DETER + STOCH
@@ -39,7 +40,7 @@ def test_a_gaussian_head_has_torchs_likelihood_up_to_the_constant(
 ) -> None:
     """The constant left out is log(2 pi) / 2 for each output."""
     torch.manual_seed(seed)
-    head = VectorDecoder(FEAT, 4, hidden=8).double()
+    head = VectorDecoder(FEAT, 4, hidden_size=8).double()
     nn.init.normal_(head.log_std, log_std)
     feat, target = torch.randn(6, FEAT).double(), torch.randn(6, 4).double()
     law = td.Independent(td.Normal(head(feat), deviation(head, feat, 4)), 1)
@@ -49,7 +50,7 @@ def test_a_gaussian_head_has_torchs_likelihood_up_to_the_constant(
 
 @given(st.floats(-50.0, 10.0), st.floats(0.01, 1.0))
 def test_a_deviation_stays_above_its_floor(log_std: float, min_std: float) -> None:
-    head = GaussianHead(FEAT, 1, hidden=4, min_std=min_std).double()
+    head = GaussianHead(FEAT, 1, hidden_size=4, min_std=min_std).double()
     nn.init.constant_(head.log_std, log_std)
     std = deviation(head, torch.zeros(1, FEAT).double(), 1)
     assert std >= min_std * (1 - 1e-6)
@@ -58,7 +59,7 @@ def test_a_deviation_stays_above_its_floor(log_std: float, min_std: float) -> No
 @pytest.mark.parametrize("noise_std", [0.5, 2.0])
 def test_the_learned_deviation_is_the_root_mean_square_error(noise_std: float) -> None:
     """Of a likelihood maximised over the deviation alone."""
-    head = GaussianHead(FEAT, 3, hidden=4).double()
+    head = GaussianHead(FEAT, 3, hidden_size=4).double()
     feat = torch.randn(50, FEAT).double()
     target = (head(feat) + noise_std * torch.randn(50, 3)).detach()
     optimizer = torch.optim.LBFGS([head.log_std], max_iter=100, line_search_fn="strong_wolfe")
@@ -124,7 +125,7 @@ def test_an_image_decoder_learns_which_image_belongs_to_which_state() -> None:
 
 
 def test_a_reward_is_a_gaussian_with_one_output() -> None:
-    head = RewardHead(FEAT, hidden=8)
+    head = RewardHead(FEAT, hidden_size=8)
     feat, reward = torch.randn(2, 5, FEAT), torch.randn(2, 5)
     assert head(feat).shape == (2, 5)
     torch.testing.assert_close(
@@ -150,8 +151,8 @@ def test_an_image_decoder_refuses_pixels_without_noise() -> None:
 @given(st.floats(1e-3, 1e3))
 def test_a_reward_head_s_unit_is_the_unit_of_its_rewards(unit: float) -> None:
     torch.manual_seed(0)
-    one = RewardHead(FEAT, hidden=8)
-    other = RewardHead(FEAT, hidden=8, unit=unit)
+    one = RewardHead(FEAT, hidden_size=8)
+    other = RewardHead(FEAT, hidden_size=8, unit=unit)
     other.load_state_dict(one.state_dict())
     feat, reward = torch.randn(5, FEAT), torch.randn(5)
     torch.testing.assert_close(other(feat), unit * one(feat))
@@ -165,7 +166,7 @@ def test_a_reward_head_refuses_a_unit_of_nothing() -> None:
 
 @pytest.mark.parametrize("leading", [(), (4,), (2, 3, 4)])
 def test_any_leading_axes(leading: tuple[int, ...]) -> None:
-    decoder, reward_head = VectorDecoder(FEAT, 3, hidden=4), RewardHead(FEAT, hidden=4)
+    decoder, reward_head = VectorDecoder(FEAT, 3, hidden_size=4), RewardHead(FEAT, hidden_size=4)
     feat = torch.randn(*leading, FEAT)
     assert decoder(feat).shape == (*leading, 3)
     assert decoder.log_prob(feat, torch.zeros(*leading, 3)).shape == leading

@@ -18,26 +18,26 @@ def images(*leading: int) -> Tensor:
 
 @pytest.mark.parametrize("leading", [(), (5,), (2, 3), (2, 3, 4)])
 def test_vectors_take_any_leading_axes(leading: tuple[int, ...]) -> None:
-    encoder = VectorEncoder(6, embed=7, hidden=5)
-    assert encoder.embed == 7
+    encoder = VectorEncoder(6, embed_size=7, hidden_size=5)
+    assert encoder.embed_size == 7
     assert encoder(torch.randn(*leading, 6)).shape == (*leading, 7)
 
 
 @pytest.mark.parametrize("leading", [(), (5,), (2, 3), (2, 1, 2)])
 def test_images_take_any_leading_axes(leading: tuple[int, ...]) -> None:
     encoder = ImageEncoder(depth=2)
-    assert encoder(images(*leading)).shape == (*leading, encoder.embed)
+    assert encoder(images(*leading)).shape == (*leading, encoder.embed_size)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_an_image_embed_has_32_times_the_depth(depth: int) -> None:
     encoder = ImageEncoder(depth=depth)
-    assert encoder.embed == 32 * depth
+    assert encoder.embed_size == 32 * depth
     assert encoder(images(1)).shape == (1, 32 * depth)
 
 
 def test_each_vector_and_each_image_is_encoded_by_itself() -> None:
-    vector_encoder, vectors = VectorEncoder(3, embed=4, hidden=5), torch.randn(2, 3, 3)
+    vector_encoder, vectors = VectorEncoder(3, embed_size=4, hidden_size=5), torch.randn(2, 3, 3)
     image_encoder, pictures = ImageEncoder(depth=2), images(2, 3)
     for encoder, batch in ((vector_encoder, vectors), (image_encoder, pictures)):
         together = encoder(batch)
@@ -54,7 +54,7 @@ def test_bytes_become_pixels_between_minus_and_plus_one_half() -> None:
 
 
 def test_gradients_reach_every_weight() -> None:
-    encoders = (VectorEncoder(3, embed=4, hidden=5), ImageEncoder(depth=2))
+    encoders = (VectorEncoder(3, embed_size=4, hidden_size=5), ImageEncoder(depth=2))
     for encoder, batch in zip(encoders, (torch.randn(8, 3), images(8)), strict=True):
         encoder(batch).square().sum().backward()
         for weight in encoder.parameters():

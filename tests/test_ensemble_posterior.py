@@ -18,7 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from blocks.ensemble_posterior import EnsemblePosterior, select
+from blocks.posteriors.ensemble import EnsemblePosterior, MakeFamily, select
+from blocks.posteriors.particles import Particles
+from blocks.posteriors.point import Point
 
 MEMBERS = 4000
 
@@ -333,15 +335,15 @@ def test_select_takes_the_prefix_off() -> None:
 
 
 def test_the_point_family_has_no_prior() -> None:
-    posterior = moved(Nested(), members=3, family="point")
+    posterior = moved(Nested(), members=3, family=Point)
     assert torch.equal(posterior.log_prior(), torch.zeros(3))
     sample = posterior.sample()["inner.weight"]
     assert sample.shape == (3, 4, 3)
     assert not torch.equal(sample[0], sample[1])
 
 
-@pytest.mark.parametrize("family", ["particles", "point"])
-def test_state_dict_round_trip(family: str) -> None:
+@pytest.mark.parametrize("family", [Particles, Point])
+def test_state_dict_round_trip(family: MakeFamily) -> None:
     template = Nested()
     one, two = (moved(template, members=3, family=family) for _ in range(2))
     assert not torch.equal(one.sample()["scale"], two.sample()["scale"])

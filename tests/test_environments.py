@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from opengl import skip_without_opengl
 
-from blocks._safety_gymnasium_compat import import_safety_gymnasium
-from blocks.environments import SafetyEnvironment, make_environment
+from blocks.environments.compatibility import import_safety_gymnasium
+from blocks.environments.safety_gymnasium import SafetyEnvironment, make_environment
 
 CHEETAH = "SafetyHalfCheetahVelocity-v1"
 GOAL = "SafetyPointGoal1-v0"
@@ -311,7 +311,7 @@ def test_a_task_that_cannot_be_built_says_why() -> None:
 def test_the_block_needs_no_torch_and_prints_nothing() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from blocks.environments import make_environment\n"
+        "from blocks.environments.safety_gymnasium import make_environment\n"
         f"env = make_environment({CIRCLE!r}); env.reset()\n"
         "assert env.step(env.action_space.sample())[4]['inner_steps'] == 1\n"
     )
@@ -320,7 +320,9 @@ def test_the_block_needs_no_torch_and_prints_nothing() -> None:
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
-    code = "import sys; sys.modules['gymnasium'] = None; import blocks.environments"
+    code = (
+        "import sys; sys.modules['gymnasium'] = None; import blocks.environments.safety_gymnasium"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: Safety-Gymnasium tasks need the package 'gymnasium'")
@@ -383,7 +385,7 @@ def test_render_shows_the_scene_and_leaves_the_episode_alone(task: str) -> None:
 @pytest.mark.usefixtures("images")
 def test_an_environment_left_open_ends_quietly() -> None:
     code = (
-        "from blocks.environments import make_environment\n"
+        "from blocks.environments.safety_gymnasium import make_environment\n"
         f"env = make_environment({CIRCLE!r}); env.reset(); env.render()\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -8,7 +8,13 @@ from torch.func import functional_call
 
 from blocks.actor import Actor
 from blocks.imagination import Imagined, imagine
-from blocks.latents import Categorical, Gaussian, Latent
+from blocks.latents import (
+    CategoricalLatent,
+    Gaussian,
+    GaussianLatent,
+    Latent,
+    LatentDistribution,
+)
 from blocks.rssm import RSSM
 from blocks.types import State, Weights
 
@@ -31,14 +37,21 @@ def start(members: int, batch: int = 6) -> State:
     return State(*(x.expand(members, *x.shape) for x in state))
 
 
-def make_rssm(latent: type[Latent] = Gaussian) -> RSSM:
+def make_rssm(latent: Latent | None = None) -> RSSM:
     torch.manual_seed(1)
-    return RSSM(embed=3, action=ACTION, deter=DETER, stoch=STOCH, hidden=7, latent=latent)
+    return RSSM(
+        embed_size=3,
+        action_size=ACTION,
+        deter_size=DETER,
+        stoch_size=STOCH,
+        hidden_size=7,
+        latent=latent,
+    )
 
 
 def make_actor() -> Actor:
     torch.manual_seed(2)
-    actor = Actor(FEAT, ACTION, hidden=8)
+    actor = Actor(FEAT, ACTION, hidden_size=8)
     torch.nn.init.normal_(actor.output.weight, std=0.5)
     return actor
 
@@ -72,9 +85,9 @@ def tensors(imagined: Imagined) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize("horizon", [1, HORIZON])
-@pytest.mark.parametrize("latent", [Gaussian, Categorical])
+@pytest.mark.parametrize("latent", [GaussianLatent(), CategoricalLatent()])
 def test_a_trajectory_is_the_policy_and_the_prior_step_by_step(
-    latent: type[Latent], horizon: int
+    latent: Latent, horizon: int
 ) -> None:
     rssm, actor, members, batch = make_rssm(latent), make_actor(), 3, 6
     weights, begin = weights_of(rssm, members), start(members, batch)
@@ -98,9 +111,9 @@ def test_a_trajectory_is_the_policy_and_the_prior_step_by_step(
         torch.testing.assert_close(out.state.feat[:, h + 1], state.feat)
 
 
-@pytest.mark.parametrize("latent", [Gaussian, Categorical])
+@pytest.mark.parametrize("latent", [GaussianLatent(), CategoricalLatent()])
 def test_identical_members_have_identical_trajectories_and_others_differ(
-    latent: type[Latent],
+    latent: Latent,
 ) -> None:
     """Common random numbers: members differ by their weights alone."""
     rssm = make_rssm(latent)
@@ -121,7 +134,7 @@ def test_noise_is_independent_across_start_states_and_steps() -> None:
     batch, horizon = 500, 2
     mean = torch.zeros(1, batch, STOCH)
 
-    def transition(state: State, action: Tensor) -> tuple[Tensor, Latent]:
+    def transition(state: State, action: Tensor) -> tuple[Tensor, LatentDistribution]:
         return state.deter, Gaussian(mean, torch.ones_like(mean))
 
     def policy(feat: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,7 +194,7 @@ class LinearWorld(NamedTuple):
     A: Tensor
     B: Tensor
 
-    def __call__(self, state: State, action: Tensor) -> tuple[Tensor, Latent]:
+    def __call__(self, state: State, action: Tensor) -> tuple[Tensor, LatentDistribution]:
         deter = state.deter @ self.A + action @ self.B
         return deter, Gaussian(deter, torch.zeros_like(deter))
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from blocks.lagrangian import AugmentedLagrangian, LagrangianStep, PIDLagrangian
+from blocks.optimizers.lagrangian import AugmentedLagrangian, LagrangianStep, PIDLagrangian
 
 Method = Callable[..., AugmentedLagrangian | PIDLagrangian]
 both_methods = pytest.mark.parametrize("method", [AugmentedLagrangian, PIDLagrangian])

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from blocks.lbsgd import LBSGD, LBSGDStep
-from blocks.lbsgd_rule import lbsgd_step_size, safe_step_length
+from blocks.optimizers.lbsgd import LBSGD, LBSGDStep
+from blocks.optimizers.step_size import lbsgd_step_size, safe_step_length
 
 Direction = Literal["gradient", "adam"]
 both_directions = pytest.mark.parametrize("direction", ["gradient", "adam"])

@@ -14,9 +14,9 @@ import torch
 from hypothesis import Phase, settings
 from torch import Tensor
 
-import blocks.lbsgd
-from blocks.barrier import log_barrier
-from blocks.lbsgd_rule import lbsgd_step_size, safe_step_length
+import blocks.optimizers.lbsgd
+from blocks.optimizers.barrier import log_barrier
+from blocks.optimizers.step_size import lbsgd_step_size, safe_step_length
 from blocks.returns import discounted_budget, lambda_returns
 
 
@@ -103,7 +103,7 @@ MUTANTS = {
         lbsgd.test_every_step_leaves_half_of_every_slack,
         rule_without_the_norm,
         "lbsgd_step_size",
-        blocks.lbsgd,
+        blocks.optimizers.lbsgd,
         ("gradient",),
     ),
     "no 1 / |g|, units": Mutant(
@@ -113,7 +113,7 @@ MUTANTS = {
         lbsgd.test_every_step_leaves_half_of_every_slack,
         lambda *arguments, **constants: 3 * safe_step_length(*arguments, **constants),
         "safe_step_length",
-        blocks.lbsgd,
+        blocks.optimizers.lbsgd,
         ("adam",),
     ),
     "slack not below a thousandth": Mutant(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from blocks import ParallelEnvironments, make_environment
-from blocks.parallel_environments import ATTEMPTS, Steps
+from blocks.environments.parallel import ATTEMPTS, Steps
 
 TASK = "SafetyPointCircle1-v0"  # 500 environment steps, and cheap
 OPTIONS = {"seed": 3, "action_repeat": 50}

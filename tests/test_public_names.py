@@ -12,13 +12,13 @@ import blocks
 PROMISED = {
     "make_environment": ["task", "seed", "observation", "action_repeat"],
     "SequenceReplay": ["capacity"],
-    "VectorEncoder": ["observation"],
+    "VectorEncoder": ["observation_size"],
     "ImageEncoder": [],
-    "RSSM": ["embed", "action", "deter", "stoch", "hidden"],
+    "RSSM": ["embed_size", "action_size", "deter_size", "stoch_size", "hidden_size"],
     "EnsemblePosterior": ["template", "members", "family", "prior_scale"],
     "WorldModel": ["encoder", "rssm", "decoder", "reward_head", "cost_head"],
-    "Actor": ["feat", "action"],
-    "Critic": ["feat", "members"],
+    "Actor": ["feat_size", "action_size"],
+    "Critic": ["feat_size", "members"],
     "imagine": ["transition", "policy", "start", "horizon"],
     "lambda_returns": ["rewards", "values", "discount", "lambda_"],
     "discounted_budget": ["episode_budget", "episode_length", "discount", "action_repeat"],
@@ -79,7 +79,7 @@ def test_a_star_import_gives_them_all() -> None:
 
 
 def test_a_name_means_the_same_after_its_module_has_been_imported() -> None:
-    code = "import blocks.barrier; from blocks import log_barrier; print(callable(log_barrier))"
+    code = "import blocks.returns; from blocks import lambda_returns as f; print(callable(f))"
     assert run(code).strip() == "True"
 
 
@@ -94,11 +94,11 @@ def test_promised_arguments_are_accepted_by_name(name: str) -> None:
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+    with pytest.raises(AttributeError, match="nonsense"):
         _ = blocks.nonsense  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.parametrize("source", ["blocks", "blocks.environments"])
+@pytest.mark.parametrize("source", ["blocks", "blocks.environments.safety_gymnasium"])
 def test_environments_need_no_torch(source: str) -> None:
     pytest.importorskip("gymnasium")
     code = f"""

@@ -24,7 +24,7 @@ from blocks.types import Transitions
 
 
 def make(capacity: int = 100, seed: int = 0, folder: Path | None = None) -> SequenceReplay:
-    return SequenceReplay(capacity, observation_shape=(2,), action=1, seed=seed, folder=folder)
+    return SequenceReplay(capacity, observation_shape=(2,), action_size=1, seed=seed, folder=folder)
 
 
 def fields(row: int, *, is_first: bool = False, terminated: bool = False) -> dict[str, Any]:
@@ -119,7 +119,9 @@ def test_a_full_ring_forgets_its_oldest_rows() -> None:
 
 
 def test_images_stay_bytes() -> None:
-    replay = SequenceReplay(5, observation_shape=(4, 4, 3), observation_dtype=torch.uint8, action=2)
+    replay = SequenceReplay(
+        5, observation_shape=(4, 4, 3), observation_dtype=torch.uint8, action_size=2
+    )
     image = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     for step in range(2):
         replay.add(image, np.zeros(2), reward=0.0, cost=0.0, is_first=step == 0)
@@ -245,7 +247,7 @@ def test_the_state_is_a_snapshot() -> None:
 
 
 def test_a_state_of_another_replay_is_refused_by_name() -> None:
-    wide = SequenceReplay(10, observation_shape=(3,), action=1)
+    wide = SequenceReplay(10, observation_shape=(3,), action_size=1)
     wide.add(np.zeros(3), np.zeros(1), reward=0.0, cost=0.0, is_first=True)
     with pytest.raises(ValueError, match=r"observation: got saved rows of shape \(1, 3\)"):
         make(10).load_state_dict(wide.state_dict())
@@ -323,7 +325,7 @@ def test_a_killed_spilled_replay_goes_on_as_if_undisturbed(
         assert torch.equal(undisturbed.observations, resumed.observations)
 
 
-IMAGES = {"observation_shape": (64, 64, 3), "observation_dtype": torch.uint8, "action": 1}
+IMAGES = {"observation_shape": (64, 64, 3), "observation_dtype": torch.uint8, "action_size": 1}
 
 
 def add_pictures(replay: SequenceReplay, until: int) -> None:
@@ -399,7 +401,7 @@ def test_memory_is_taken_as_rows_are_added(tmp_path: Path, folder: str | None) -
             return 1024 * int(status.split("VmHWM:")[1].split()[0])
         before = peak()
         replay = SequenceReplay(
-            50_000, observation_shape=(64, 64, 3), observation_dtype=torch.uint8, action=400,
+            50_000, observation_shape=(64, 64, 3), observation_dtype=torch.uint8, action_size=400,
             folder={folder!r} and Path({folder!r}),
         )
         for row in range(100):
@@ -524,7 +526,7 @@ def test_a_file_of_another_layout_is_refused_by_name(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     state = spilled_state(tmp_path)
-    layout = {"capacity": 20, "observation_shape": (2,), "action": 1} | change
+    layout = {"capacity": 20, "observation_shape": (2,), "action_size": 1} | change
     with pytest.raises(ValueError, match=message):
         SequenceReplay(**layout, folder=tmp_path).load_state_dict(state)
 
@@ -606,7 +608,7 @@ def test_one_nan_among_good_numbers_is_enough() -> None:
 
 
 def test_a_tensor_may_come_with_its_graph() -> None:
-    replay = SequenceReplay(4, observation_shape=(2,), action=1)
+    replay = SequenceReplay(4, observation_shape=(2,), action_size=1)
     observation = torch.ones(2, requires_grad=True) * 3
     replay.add(observation, torch.zeros(1), reward=0.0, cost=0.0, is_first=True)
     assert torch.equal(replay.observations, torch.tensor([[3.0, 3.0]]))

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opengl import skip_without_opengl
 
-from blocks._offscreen_viewer import free_viewers
-from blocks._robot_camera import RobotCamera
-from blocks._safety_gymnasium_compat import import_safety_gymnasium
-from blocks.environments import SafetyEnvironment, make_environment
+from blocks.environments.compatibility import import_safety_gymnasium
+from blocks.environments.offscreen_viewer import free_viewers
+from blocks.environments.robot_camera import RobotCamera
+from blocks.environments.safety_gymnasium import SafetyEnvironment, make_environment
 
 REPEAT = 5
 

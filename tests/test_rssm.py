@@ -7,11 +7,18 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from blocks.latents import Categorical, Gaussian, Latent
+from blocks.latents import (
+    Categorical,
+    CategoricalLatent,
+    Gaussian,
+    GaussianLatent,
+    Latent,
+    LatentDistribution,
+)
 from blocks.rssm import RSSM
 from blocks.types import State, Weights
 
-LATENTS = [Gaussian, Categorical]
+LATENTS = [GaussianLatent(), CategoricalLatent()]
 EMBED, ACTION, DETER, STOCH = 5, 2, 6, 8
 
 
@@ -20,8 +27,15 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def make(latent: type[Latent] = Gaussian) -> RSSM:
-    return RSSM(embed=EMBED, action=ACTION, deter=DETER, stoch=STOCH, hidden=7, latent=latent)
+def make(latent: Latent | None = None) -> RSSM:
+    return RSSM(
+        embed_size=EMBED,
+        action_size=ACTION,
+        deter_size=DETER,
+        stoch_size=STOCH,
+        hidden_size=7,
+        latent=latent,
+    )
 
 
 def sequence(*leading: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,12 +63,12 @@ def start(*leading: int) -> State:
     return State(torch.rand(*leading, DETER) * 2 - 1, torch.randn(*leading, STOCH))
 
 
-def statistics(latent: Latent) -> tuple[Tensor, ...]:
+def statistics(latent: LatentDistribution) -> tuple[Tensor, ...]:
     assert isinstance(latent, Gaussian | Categorical)
     return tuple(latent)
 
 
-def assert_same(one: Latent, two: Latent) -> None:
+def assert_same(one: LatentDistribution, two: LatentDistribution) -> None:
     torch.testing.assert_close(statistics(one), statistics(two))
 
 
@@ -80,7 +94,7 @@ def count_calls(run: Callable[[], object]) -> int:
 @pytest.mark.parametrize("given_start", [False, True])
 @pytest.mark.parametrize("latent", LATENTS)
 def test_observe_is_transition_and_posterior_step_by_step(
-    latent: type[Latent], given_start: bool
+    latent: Latent, given_start: bool
 ) -> None:
     rssm, batch, time = make(latent), 3, 6
     embeds, actions, is_first = sequence(batch, time)
@@ -103,7 +117,7 @@ def test_observe_is_transition_and_posterior_step_by_step(
 
 
 @pytest.mark.parametrize("latent", LATENTS)
-def test_a_reset_makes_what_came_before_irrelevant(latent: type[Latent]) -> None:
+def test_a_reset_makes_what_came_before_irrelevant(latent: Latent) -> None:
     rssm = make(latent)
     embeds, actions, is_first = sequence(2, 7)
     is_first[:] = False
@@ -133,7 +147,7 @@ def test_the_past_matters_where_there_is_no_reset_and_the_future_never_does() ->
 
 
 @pytest.mark.parametrize("latent", LATENTS)
-def test_gradients_flow_through_time_and_stop_at_a_reset(latent: type[Latent]) -> None:
+def test_gradients_flow_through_time_and_stop_at_a_reset(latent: Latent) -> None:
     rssm = make(latent)
     embeds, actions, is_first = sequence(1, 6)
     is_first[:] = False
@@ -163,14 +177,12 @@ def test_its_gradient_is_that_of_finite_differences() -> None:
 
 @pytest.mark.parametrize("latent", LATENTS)
 @pytest.mark.parametrize("leading", [(3,), (2, 3), (2, 1, 3)])
-def test_any_leading_axes_in_double_precision(
-    latent: type[Latent], leading: tuple[int, ...]
-) -> None:
+def test_any_leading_axes_in_double_precision(latent: Latent, leading: tuple[int, ...]) -> None:
     rssm = make(latent).double()
     out = rssm.observe(*sequence(*leading, 4, dtype=torch.float64))
     assert out.state.deter.shape == (*leading, 4, DETER)
     assert out.state.stoch.shape == (*leading, 4, STOCH)
-    assert out.state.feat.shape == (*leading, 4, rssm.feat)
+    assert out.state.feat.shape == (*leading, 4, rssm.feat_size)
     for x in (*out.state, *statistics(out.prior), *statistics(out.posterior)):
         assert x.dtype == torch.float64
         assert x.shape[: len(leading) + 1] == (*leading, 4)
@@ -244,7 +256,7 @@ def test_noise_comes_from_the_generator_and_is_independent_over_batch_and_time()
 
 
 @pytest.mark.parametrize("latent", LATENTS)
-def test_stacked_weights_are_a_loop_over_members(latent: type[Latent]) -> None:
+def test_stacked_weights_are_a_loop_over_members(latent: Latent) -> None:
     rssm, members = make(latent), 4
     weights, state, action = stacked(rssm, members), start(members, 5), torch.randn(members, 5, 2)
     deter, prior = rssm.transition(state, action, weights)
@@ -366,7 +378,7 @@ def test_a_layer_without_units_is_refused_by_name(name: str) -> None:
 
 def test_a_categorical_latent_refuses_a_size_that_does_not_divide() -> None:
     with pytest.raises(ValueError, match="stoch: got 6"):
-        RSSM(embed=4, action=2, stoch=6, latent=Categorical)
+        RSSM(embed_size=4, action_size=2, stoch_size=6, latent=CategoricalLatent())
 
 
 def test_state_dict_round_trip() -> None:

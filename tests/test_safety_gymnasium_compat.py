@@ -8,8 +8,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from blocks import _safety_gymnasium_compat as compat
-from blocks.environments import make_environment
+from blocks.environments import compatibility as compat
+from blocks.environments.safety_gymnasium import make_environment
 
 MODEL = mujoco.MjModel.from_xml_string(
     "<mujoco><worldbody><body><joint name='hinge' type='hinge'/><geom size='0.1'/></body>"

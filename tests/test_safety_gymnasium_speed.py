@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from blocks import make_environment
-from blocks._safety_gymnasium_compat import import_safety_gymnasium
-from blocks._safety_gymnasium_speed import plain_sky, sample_layout
+from blocks.environments.compatibility import import_safety_gymnasium
+from blocks.environments.speed import plain_sky, sample_layout
 
 
 def test_the_sky_is_plain_within_the_context_only() -> None:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from blocks.lbsgd import LBSGD
-from blocks.smoothness import KnownSmoothness, SecantSmoothness
+from blocks.optimizers.lbsgd import LBSGD
+from blocks.optimizers.smoothness import KnownSmoothness, SecantSmoothness
 
 seeds = st.integers(0, 2**16)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from blocks.threads import set_threads, side_by_side
+from blocks.acceleration.threads import set_threads, side_by_side
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from opengl import skip_without_opengl
 
-from blocks._offscreen_viewer import free_viewers
-from blocks._tracking_camera import TrackingCamera
-from blocks.environments import SafetyEnvironment, make_environment
+from blocks.environments.offscreen_viewer import free_viewers
+from blocks.environments.safety_gymnasium import SafetyEnvironment, make_environment
+from blocks.environments.tracking_camera import TrackingCamera
 
 CHEETAH = "SafetyHalfCheetahVelocity-v1"
 

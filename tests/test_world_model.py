@@ -10,13 +10,23 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from blocks.decoders import CostHead, RewardHead, VectorDecoder
+from blocks.acceleration.threads import set_threads
+from blocks.decoders import VectorDecoder
 from blocks.encoders import VectorEncoder
-from blocks.ensemble_posterior import EnsemblePosterior, Family
-from blocks.latents import Categorical, Gaussian, Latent
+from blocks.heads import CostHead, RewardHead
+from blocks.latents import (
+    CategoricalLatent,
+    Gaussian,
+    GaussianLatent,
+    Latent,
+)
 from blocks.normalizer import Normalizer
+from blocks.posteriors.ensemble import EnsemblePosterior, MakeFamily
+from blocks.posteriors.mean_field import MeanField
+from blocks.posteriors.particles import Particles
+from blocks.posteriors.point import Point
+from blocks.posteriors.stein import Stein
 from blocks.rssm import RSSM
-from blocks.threads import set_threads
 from blocks.types import State, Transitions
 from blocks.world_model import WorldModel
 
@@ -28,19 +38,26 @@ def make(
     *,
     seed: int = 0,
     members: int = 3,
-    family: Family = "particles",
-    latent: type[Latent] = Gaussian,
+    family: MakeFamily = Particles,
+    latent: Latent | None = None,
     data_share: float = 0.8,
 ) -> WorldModel:
     torch.manual_seed(seed)
-    encoder = VectorEncoder(OBSERVATION, embed=8, hidden=8)
-    cost_head = CostHead(DETER, STOCH, hidden=8, features=16)
+    encoder = VectorEncoder(OBSERVATION, embed_size=8, hidden_size=8)
+    cost_head = CostHead(DETER, STOCH, hidden_size=8, features=16)
     return WorldModel(
         normalizer=Normalizer(OBSERVATION),
         encoder=encoder,
-        rssm=RSSM(embed=8, action=ACTION, deter=DETER, stoch=STOCH, hidden=16, latent=latent),
-        decoder=VectorDecoder(FEAT, OBSERVATION, hidden=16),
-        reward_head=RewardHead(FEAT, hidden=16),
+        rssm=RSSM(
+            embed_size=8,
+            action_size=ACTION,
+            deter_size=DETER,
+            stoch_size=STOCH,
+            hidden_size=16,
+            latent=latent,
+        ),
+        decoder=VectorDecoder(FEAT, OBSERVATION, hidden_size=16),
+        reward_head=RewardHead(FEAT, hidden_size=16),
         cost_head=cost_head,
         parameter_posterior=partial(
             EnsemblePosterior,
@@ -122,8 +139,8 @@ class Training:
 # ---- learning ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("latent", [Gaussian, Categorical])
-def test_it_learns_a_small_system(latent: type[Latent]) -> None:
+@pytest.mark.parametrize("latent", [GaussianLatent(), CategoricalLatent()])
+def test_it_learns_a_small_system(latent: Latent) -> None:
     """Every part of the loss that speaks of data falls, on sequences never trained on."""
     training, unseen = Training(0, latent=latent), system(32, seed=10_000)
     evaluate = partial(training.model.loss, unseen, data_size=1000)
@@ -246,9 +263,9 @@ SHARING, SHARING_ALL = make(data_share=0.5), make()
 @pytest.mark.parametrize(
     "options",
     [
-        {"family": "point"},
-        {"family": "stein"},
-        {"family": "mean_field"},
+        {"family": Point},
+        {"family": Stein},
+        {"family": MeanField},
         {"members": 1},
         {"data_share": 1.0},
     ],
@@ -315,8 +332,8 @@ def test_the_same_seed_gives_the_same_losses_to_the_last_digit() -> None:
     assert len(set(one)) == 10
 
 
-@pytest.mark.parametrize("family", ["particles", "stein", "mean_field", "point"])
-def test_a_restored_training_goes_on_with_the_same_losses(family: str) -> None:
+@pytest.mark.parametrize("family", [Particles, Stein, MeanField, Point])
+def test_a_restored_training_goes_on_with_the_same_losses(family: MakeFamily) -> None:
     training, restored = Training(1, family=family), Training(2, family=family)
     training.run(4)
     file = io.BytesIO()
@@ -427,8 +444,8 @@ def test_members_disagree_before_they_have_seen_data() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("family", ["particles", "stein", "mean_field", "point"])
-def test_the_losses_backward_is_that_of_their_total(family: Family, threads: int) -> None:
+@pytest.mark.parametrize("family", [Particles, Stein, MeanField, Point])
+def test_the_losses_backward_is_that_of_their_total(family: MakeFamily, threads: int) -> None:
     models = [make(family=family), make(family=family)]
     losses = [m.loss(system(), data_size=1000, generator=generator()) for m in models]
     losses[0].total.backward()

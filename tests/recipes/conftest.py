@@ -1,4 +1,4 @@
-"""Recipes are scripts that import each other as siblings: put their folder on the path."""
+"""Runs recipes and experiments as users do."""
 
 import os
 import subprocess
@@ -9,18 +9,20 @@ from pathlib import Path
 import pytest
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-sys.path.insert(0, str(RECIPES))
 
 
 @pytest.fixture(scope="session")
 def launch() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a recipe as users do: `launch(name, *arguments, cwd=...)`."""
+    """Run a recipe or experiment as users do: `launch(name, *arguments, cwd=...)`."""
 
     def run(
         name: str, *arguments: object, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
+        script = RECIPES / f"{name}.py"
+        module = f"recipes.experiments.{name.removeprefix('experiment_')}"
+        command = [str(script)] if script.exists() else ["-m", module]
         return subprocess.run(
-            [sys.executable, str(RECIPES / f"{name}.py"), *map(str, arguments)],
+            [sys.executable, *command, *map(str, arguments)],
             cwd=cwd,
             env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "130"},
             capture_output=True,

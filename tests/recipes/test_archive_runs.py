@@ -4,14 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import archive_runs
 import pytest
-import run_folder
-from archive_runs import archive
-from atomic_files import RunError
-from report_data import read_runs
-from run_folder import RunFolder
 from test_report import write_run
+
+from recipes.reports.data import read_runs
+from recipes.runs import archive as archive_runs
+from recipes.runs import folder as run_folder
+from recipes.runs.archive import archive
+from recipes.runs.atomic_files import RunError
+from recipes.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,7 +76,7 @@ def test_an_archive_that_was_interrupted_is_completed(
 def test_a_source_without_runs_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no run"):
         archive(tmp_path, tmp_path / "kept")
-    script = ROOT / "recipes/archive_runs.py"
+    script = ROOT / "recipes/runs/archive.py"
     words = [sys.executable, str(script), str(tmp_path / "none"), str(tmp_path / "kept")]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
     assert ended.returncode == 2

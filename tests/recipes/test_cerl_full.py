@@ -13,19 +13,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import cerl_full
 import numpy as np
 import pytest
 import torch
-import training
-from cerl_config import SMOKE, Config
-from episode import run_episode
 from gymnasium.spaces import Box
 from processes import finish
 from processes import launch as launch_script
-from profiling import OTHER, PARTS
 
 from blocks import BudgetGuard, EpisodeRecord, make_environment
+from recipes import cerl_full
+from recipes.agents.config import SMOKE, Config
+from recipes.training import loop as training
+from recipes.training.episode import run_episode
+from recipes.training.profiling import OTHER, PARTS
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CERL_FULL = RECIPES / "cerl_full.py"
@@ -56,11 +56,9 @@ QUICK = {
 
 # The main job on a simulator that goes wrong: `change` sees `steps` since the start.
 SPOILED = """
-import sys
-sys.path.insert(0, {recipes!r})
-from blocks.environments import SafetyEnvironment
-from cerl_full import CERL
-from training import run
+from blocks.environments.safety_gymnasium import SafetyEnvironment
+from recipes.cerl_full import CERL
+from recipes.training.loop import run
 
 build = SafetyEnvironment._build
 
@@ -105,7 +103,7 @@ def refused(process: subprocess.Popen[str]) -> str:
 
 def spoiled(folder: Path, change: str) -> Path:
     script = folder / "spoiled.py"
-    script.write_text(SPOILED.format(recipes=str(RECIPES), change=change))
+    script.write_text(SPOILED.format(change=change))
     return script
 
 

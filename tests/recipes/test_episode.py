@@ -5,17 +5,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from episode import run_episode, within_bounds
 from gymnasium.spaces import Box
 
 from blocks import SequenceReplay, make_environment
+from recipes.training.episode import run_episode, within_bounds
 
 FASTEST = np.array([1.0, -0.5], np.float32)
 
 
 def driver() -> Any:
     """An agent that always does the same."""
-    replay = SequenceReplay(1000, observation_shape=(1,), action=2)
+    replay = SequenceReplay(1000, observation_shape=(1,), action_size=2)
     return SimpleNamespace(
         replay=replay, start_episode=lambda: None, act=lambda observation, scale: FASTEST
     )

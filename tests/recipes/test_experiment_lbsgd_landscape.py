@@ -8,10 +8,25 @@ from typing import Any
 
 import pytest
 import torch
-from landscape_methods import METHODS, RATES, Noise, best, estimate, measure, walk
-from landscapes import LANDSCAPES, Landscape, ball, line, rosenbrock
 from scipy.optimize import nnls
 from torch import Tensor, nn
+
+from recipes.experiments.lbsgd_landscape.landscapes import (
+    LANDSCAPES,
+    Landscape,
+    ball,
+    line,
+    rosenbrock,
+)
+from recipes.experiments.lbsgd_landscape.methods import (
+    METHODS,
+    RATES,
+    Noise,
+    best,
+    estimate,
+    measure,
+    walk,
+)
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 RECIPE = "experiment_lbsgd_landscape"

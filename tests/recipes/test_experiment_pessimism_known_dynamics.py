@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from linear_gaussian import (
+from torch import Tensor
+
+from blocks import Particles, mean, worst_case
+from recipes.experiments.pessimism_known_dynamics.linear_gaussian import (
     GAIN,
     HORIZON,
     NOISE_STD,
@@ -19,9 +22,6 @@ from linear_gaussian import (
     policy_returns,
     simulate,
 )
-from torch import Tensor
-
-from blocks import mean, worst_case
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 RECIPE = "experiment_pessimism_known_dynamics"
@@ -53,7 +53,7 @@ def test_returns_in_closed_form_are_those_of_many_rollouts(lag: float) -> None:
 def test_particles_are_draws_from_the_exact_posterior_of_the_weights() -> None:
     data, members = simulate(draw_weights(1, seeded(1)), 20, seeded(2)), 3000
     exact = exact_posterior(data, 200_000, seeded(3))[:, 0]
-    fitted = fit("particles", data, members, seeded(4), steps=300)[:, 0]
+    fitted = fit(Particles, data, members, seeded(4), steps=300)[:, 0]
     error = (fitted.mean(0) - exact.mean(0)) / exact.std(0) * members**0.5
     assert error.abs().max() < 4.5
     ratio = fitted.var(0) / exact.var(0) - 1

@@ -11,11 +11,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import static_dataset
 import torch
-from atomic_files import RunError
-from experiment_rssm_static_dataset import Options, acceptance, main
-from open_loop import (
+from torch import Tensor
+
+from blocks import State, Transitions
+from blocks.environments.safety_gymnasium import SafetyEnvironment
+from blocks.latents import Gaussian
+from recipes.experiments import static_dataset
+from recipes.experiments.open_loop import (
     SIGNALS,
     Start,
     call_rows,
@@ -28,12 +31,9 @@ from open_loop import (
     training_mean,
     truth,
 )
-from static_dataset import collect, read_dataset
-from torch import Tensor
-
-from blocks import State, Transitions
-from blocks.environments import SafetyEnvironment
-from blocks.latents import Gaussian
+from recipes.experiments.rssm_static_dataset.__main__ import Options, acceptance, main
+from recipes.experiments.static_dataset import collect, read_dataset
+from recipes.runs.atomic_files import RunError
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "experiment_rssm_static_dataset.py"
 DATASET = Path("runs/datasets/SafetyHalfCheetahVelocity-v1-seed0-5000-smoke")

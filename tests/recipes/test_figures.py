@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import figures
 import imageio.v2 as imageio
 import imageio_ffmpeg
 import matplotlib.colors
 import numpy as np
 import pytest
-from atomic_files import RunError
-from figures import calibration_figure, learning_figure, write_video
-from run_folder import RunFolder
+
+from recipes.plotting import figures
+from recipes.plotting.figures import calibration_figure, learning_figure, write_video
+from recipes.runs.atomic_files import RunError
+from recipes.runs.folder import RunFolder
 
 
 @pytest.fixture

@@ -16,14 +16,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-sys.path.insert(0, str(RECIPES))
-
-from cerl_config import SMOKE, Config  # noqa: E402
-from cerl_full import CERL  # noqa: E402
-from graphed_policy import GraphedPolicy  # noqa: E402
-
-from blocks import make_environment, set_threads  # noqa: E402
+from blocks import make_environment, set_threads
+from recipes.agents.config import SMOKE, Config
+from recipes.agents.graphed_policy import GraphedPolicy
+from recipes.cerl_full import CERL
 
 GOLDEN = Path(__file__).with_name("golden_trace.json")
 UPDATES, ROWS, EPISODE_LENGTH = 20, 400, 100
@@ -86,7 +82,7 @@ def test_recorded_updates_are_those_that_were_not() -> None:
     """The noise is a GPU's, so the golden trace is not the one to compare with."""
     recorded = trace(2, device="cuda")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blocks.cuda_graph.EAGER_CALLS", 1000)
+        patch.setattr("blocks.acceleration.cuda_graph.EAGER_CALLS", 1000)
         eager = trace(2, device="cuda")
     for update, (expected, actual) in enumerate(zip(eager, recorded, strict=True)):
         for name, value in expected.items():

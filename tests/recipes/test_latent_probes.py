@@ -5,17 +5,23 @@ import math
 from contextlib import closing
 from pathlib import Path
 
-import image_dataset
 import numpy as np
 import pytest
 import torch
-from cerl_config import Config
-from image_dataset import TRUTHS, Walk, truth_of
-from latent_probes import explained, gain, linear_probe, network_probe, rank_correlation
-from static_dataset import EVERY
-from wiring import build_environment
 
 from blocks import make_environment
+from recipes.agents.builders import build_environment
+from recipes.agents.config import Config
+from recipes.experiments.latent_probe import dataset as image_dataset
+from recipes.experiments.latent_probe.dataset import TRUTHS, Walk, truth_of
+from recipes.experiments.latent_probe.probes import (
+    explained,
+    gain,
+    linear_probe,
+    network_probe,
+    rank_correlation,
+)
+from recipes.experiments.static_dataset import EVERY
 
 TASK = "SafetyPointGoal1-v0"
 

@@ -2,10 +2,11 @@
 
 import io
 
-import progress
 import pytest
-from progress import Progress, clock, headline_table
 from rich.console import Console
+
+from recipes.training import progress
+from recipes.training.progress import Progress, clock, headline_table
 
 SUMMARY = {
     "task": "SafetyHalfCheetahVelocity-v1",

@@ -11,26 +11,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-import report
-import report_figures
-import report_statistics
-import report_tables
-import run_folder
-from atomic_files import RunError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from report import Options, write_report
-from report_data import Run, read_runs
-from report_groups import check, differing, group_runs, over_tasks
-from report_notes import notes
-from report_pairs import compare
-from report_references import UNCONSTRAINED_PPO, normalised_return, normalised_violation
-from report_statistics import band, improvement, interquartile_mean, rate
-from run_folder import RunFolder
 from scipy.stats import mannwhitneyu
 
 from blocks import EpisodeRecord, safety_summary
 from blocks.safety_metrics import violation_interval
+from recipes import report
+from recipes.report import Options, write_report
+from recipes.reports import figures as report_figures
+from recipes.reports import statistics as report_statistics
+from recipes.reports import tables as report_tables
+from recipes.reports.data import Run, read_runs
+from recipes.reports.groups import check, differing, group_runs, over_tasks
+from recipes.reports.notes import notes
+from recipes.reports.pairs import compare
+from recipes.reports.references import UNCONSTRAINED_PPO, normalised_return, normalised_violation
+from recipes.reports.statistics import band, improvement, interquartile_mean, rate
+from recipes.runs import folder as run_folder
+from recipes.runs.atomic_files import RunError
+from recipes.runs.folder import RunFolder
 
 TASK = "SafetyPointGoal1-v0"
 EPISODES = 12

@@ -1,7 +1,8 @@
 """What the members' differences are worth: figures counted by hand."""
 
 import pytest
-from results import pessimism_and_disagreement
+
+from recipes.training.results import pessimism_and_disagreement
 
 
 def update(mean: float, worst: float, **more: float) -> dict[str, float]:

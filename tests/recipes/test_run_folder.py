@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import provenance
 import pytest
 import torch
-from atomic_files import RunError
-from run_folder import RunFolder
+
+from recipes.runs import provenance
+from recipes.runs.atomic_files import RunError
+from recipes.runs.folder import RunFolder
 
 CONFIG = {"task": "Task-v0", "seed": 3, "episode_budget": 25.0, "members": 5, "layers": (8, 8)}
 
@@ -27,7 +28,7 @@ KILLED_WRITER = """
 import os, random, signal, sys, time, warnings
 from pathlib import Path
 import torch, torch.utils.tensorboard
-from run_folder import RunFolder
+from recipes.runs.folder import RunFolder
 
 path = Path(sys.argv[1])
 warnings.simplefilter("error")  # a kill must never damage a checkpoint
@@ -267,8 +268,8 @@ def test_a_failed_save_leaves_the_checkpoint_before(run: RunFolder) -> None:
 import resource, sys
 from pathlib import Path
 import torch
-from atomic_files import RunError
-from run_folder import RunFolder
+from recipes.runs.atomic_files import RunError
+from recipes.runs.folder import RunFolder
 run = RunFolder.open(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from cerl_config import SMOKE, Config
-from cerl_full import CERL
 
 from blocks import Transitions, make_environment
+from recipes.agents.config import SMOKE, Config
+from recipes.cerl_full import CERL
 
 EPISODES, LENGTH = 8, 60
 

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import study
-from atomic_files import RunError
 from processes import finish
 from processes import launch as launch_script
 from rich.console import Console
-from studies import STUDIES, Study
-from study_folder import working_in, write_states
-from study_runs import Ended, PlannedRun, RunState, Seen, look
-from study_runs import launch as launch_run
-from study_schedule import carry_out
-from study_table import StudyTable
+
+from recipes import study
+from recipes.runs.atomic_files import RunError
+from recipes.studies.definitions import STUDIES, Study
+from recipes.studies.folder import working_in, write_states
+from recipes.studies.planned_run import Ended, PlannedRun, RunState, Seen, look
+from recipes.studies.planned_run import launch as launch_run
+from recipes.studies.schedule import carry_out
+from recipes.studies.table import StudyTable
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TASK, OTHER_TASK = "SafetyHalfCheetahVelocity-v1", "SafetyAntVelocity-v1"

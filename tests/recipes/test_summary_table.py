@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import summary_table
+
+from recipes import summary_table
 
 
 def write(folder: Path, **changes: Any) -> str:

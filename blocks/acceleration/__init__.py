@@ -1,0 +1,1 @@
+"""Speed that changes no number: CUDA graphs, two threads."""

@@ -1,0 +1,1 @@
+"""Constrained tasks: Safety-Gymnasium with the cost in ``info``, its cameras, many in parallel."""

@@ -1,0 +1,157 @@
+"""Heads: latent state -> reward and cost, each with its log-likelihood."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from blocks.types import Weights
+
+
+class GaussianHead(nn.Module):
+    """Feat -> real vector, a Gaussian with one learned standard deviation per output.
+
+    The learned noise level balances reconstruction against the latent's KL without a weight to
+    tune (Rybkin et al. 2021, sigma-VAE): as predictions get better, errors count for more.
+
+    Args:
+        feat_size: size of the input.
+        size: size of the output.
+        hidden_size: width of the hidden layers.
+        min_std: floor of the standard deviation, in units of the output.
+    """
+
+    def __init__(
+        self, feat_size: int, size: int, *, hidden_size: int = 128, min_std: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(feat_size, hidden_size),
+            nn.SiLU(),
+            nn.Linear(hidden_size, hidden_size),
+            nn.SiLU(),
+        )
+        self.output = nn.Linear(hidden_size, size)
+        self.log_std = nn.Parameter(torch.zeros(size))
+        self.min_log_std = math.log(min_std)
+
+    def forward(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch size"]:
+        """Mean of the output."""
+        return self.output(self.layers(feat))
+
+    def log_prob(
+        self, feat: Float[Tensor, "*batch feat"], target: Float[Tensor, "*batch size"]
+    ) -> Float[Tensor, "*batch"]:
+        """Log-likelihood of ``target`` in nats, up to a constant, summed over outputs."""
+        log_std = self.min_log_std + F.softplus(self.log_std - self.min_log_std)
+        error = (self(feat) - target) * torch.exp(-log_std)
+        return -(0.5 * error.square() + log_std).sum(-1)
+
+
+class RewardHead(nn.Module):
+    """Feat -> reward per agent step, ``[*batch, feat] -> [*batch]``.
+
+    Args:
+        feat_size: size of the input.
+        hidden_size: width of the hidden layers.
+        unit: size of a reward that matters, > 0. The noise starts at one unit and does not fall
+            below a tenth of it: rewards much smaller than that are not worth explaining.
+
+    Raises:
+        ValueError: the unit is not above 0.
+    """
+
+    def __init__(self, feat_size: int, *, hidden_size: int = 128, unit: float = 1.0) -> None:
+        super().__init__()
+        if not unit > 0:
+            raise ValueError(f"unit: got {unit}; it must be above 0.")
+        self.head, self.unit = GaussianHead(feat_size, 1, hidden_size=hidden_size), unit
+
+    def forward(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch"]:
+        """Expected reward."""
+        return self.unit * self.head(feat).squeeze(-1)
+
+    def log_prob(self, feat: Float[Tensor, "*batch feat"], reward: Tensor) -> Tensor:
+        """Log-likelihood of the reward in nats, up to a constant."""
+        return self.head.log_prob(feat, reward.unsqueeze(-1) / self.unit)
+
+
+class CostHead(nn.Module):
+    """State -> expected cost >= 0 per agent step; its weights belong under the parameter posterior.
+
+    ``cost = softplus(f(feat; w)) + softplus(level + g(stoch; w))``. The first term is a small
+    network that learns what costs. The second is a Gaussian process, ``g ~ GP(0, scale^2 k)`` with
+    a squared exponential kernel, in random Fourier features (Rahimi & Recht 2007): data pull it to
+    zero cost or to the cost seen, and within a length scale from the last datum it returns to its
+    prior. There the members hold different opinions and the worst of them is high. A network
+    alone extrapolates "no cost" as far as one looks, and so do all its members.
+
+    The likelihood is Poisson, whose mean is estimated consistently for any non-negative cost,
+    counts over an action repeat included.
+
+    Args:
+        deter_size, stoch_size: sizes of the latent state.
+        hidden_size: width of the network's hidden layer.
+        features: number of Fourier features.
+        length_scale: distance in ``stoch`` at which a datum still tells half of the story.
+        prior_cost: median cost per agent step where nothing is known, > 0.
+        prior_std: how far members differ about it, in e-folds of the cost.
+    """
+
+    def __init__(
+        self,
+        deter_size: int,
+        stoch_size: int,
+        *,
+        hidden_size: int = 64,
+        features: int = 256,
+        length_scale: float = 1.0,
+        prior_cost: float = 0.05,
+        prior_std: float = 2.0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("length_scale", length_scale), ("prior_cost", prior_cost)):
+            if not value > 0:
+                raise ValueError(f"{name}: got {value}; it must be above 0.")
+        feat_size = deter_size + stoch_size
+        self.stoch_size = stoch_size
+        self.level = math.log(math.expm1(prior_cost))
+        self.frequency: Tensor
+        self.phase: Tensor
+        self.register_buffer("frequency", torch.randn(stoch_size, features) / length_scale)
+        self.register_buffer("phase", 2 * math.pi * torch.rand(features))
+        # The values are the mean of the weights' prior, from which members differ.
+        self.hidden_weight = nn.Parameter(torch.zeros(feat_size, hidden_size))
+        self.hidden_bias = nn.Parameter(torch.zeros(1, hidden_size))
+        self.output_weight = nn.Parameter(torch.zeros(hidden_size, 1))
+        self.output_bias = nn.Parameter(torch.full((1, 1), -4.0))
+        self.fourier_weight = nn.Parameter(torch.zeros(features, 1))
+        self.prior_std = {
+            "hidden_weight": 1 / math.sqrt(feat_size),
+            "hidden_bias": 0.5,
+            "output_weight": 1 / math.sqrt(hidden_size),
+            "output_bias": 2.0,
+            "fourier_weight": prior_std,
+        }
+        """Standard deviation of each weight's prior."""
+
+    def forward(
+        self, feat: Float[Tensor, "*batch feat"], weights: Weights | None = None
+    ) -> Float[Tensor, "..."]:
+        """Expected cost per agent step; ``feat`` is ``[batch, feat]`` or ``[member, batch, feat]``.
+
+        With stacked ``weights`` the result is ``[member, batch]``.
+        """
+        w = dict(self.named_parameters()) if weights is None else weights
+        hidden = F.silu(feat @ w["hidden_weight"] + w["hidden_bias"])
+        learned = hidden @ w["output_weight"] + w["output_bias"]
+        wave = torch.cos(feat[..., -self.stoch_size :] @ self.frequency + self.phase)
+        unknown = (wave * math.sqrt(2 / self.phase.numel())) @ w["fourier_weight"] + self.level
+        return (F.softplus(learned) + F.softplus(unknown)).squeeze(-1)
+
+    @staticmethod
+    def log_prob(mean: Float[Tensor, "*batch"], cost: Tensor) -> Float[Tensor, "*batch"]:
+        """Poisson log-likelihood of ``cost`` in nats, without the term free of the mean."""
+        return cost * torch.log(mean + 1e-8) - mean

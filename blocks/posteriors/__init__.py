@@ -1,0 +1,1 @@
+"""The posterior over transition and cost weights, one family a file."""

@@ -1,0 +1,44 @@
+"""Randomised MAP particles as a family of the parameter posterior: the default."""
+
+import torch
+from jaxtyping import Float
+from pyro import poutine
+from torch import Tensor, nn
+
+from blocks.posteriors.family import Prior, first, gaussian_sites, key, log_density
+from blocks.types import Weights
+
+
+class Particles(nn.ParameterDict):
+    """Free particles, each minimising a randomised objective: anchor and data of its own.
+
+    ``w_k = argmin_w -log p(data_k | w) + |w - m - a_k|^2 / (2 std^2)``, in the linear-Gaussian case
+    an exact posterior sample (Papandreou & Yuille 2010; Pearce et al. 2020).
+    """
+
+    separate_data = True
+    draws = False
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__()
+        for name, anchor in prior.anchors.items():
+            self[key(name)] = nn.Parameter(anchor.clone())
+
+    def model(self, prior: Prior, members: int) -> Weights:
+        """Pyro sites of the offsets; each member's prior is centred on its own anchor."""
+        return gaussian_sites(first(prior.anchors, members), prior.std)
+
+    def offsets(
+        self, prior: Prior, members: int, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """The first particles, ``[member, *weight]``."""
+        return {name: self[key(name)][:members] for name in prior.anchors}
+
+    def log_prior(self, prior: Prior, members: int) -> Float[Tensor, " member"]:
+        """Log-density of each particle around its anchor in nats, relative to the mode."""
+        conditioned = poutine.condition(self.model, data=self.offsets(prior, members))
+        return log_density(poutine.trace(conditioned).get_trace(prior, members), prior)
+
+    def parameters_below(self, prefix: str) -> list[nn.Parameter]:
+        """The parameters of the sites whose names begin with ``prefix.``."""
+        return [particle for name, particle in self.items() if name.startswith(key(f"{prefix}."))]

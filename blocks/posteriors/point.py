@@ -1,0 +1,17 @@
+"""A plain deep ensemble as a family of the parameter posterior: the non-Bayesian control."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from blocks.posteriors.family import Prior
+from blocks.posteriors.particles import Particles
+
+
+class Point(Particles):
+    """The non-Bayesian control: members from their own starting points, without a prior."""
+
+    separate_data = False
+
+    def log_prior(self, prior: Prior, members: int) -> Float[Tensor, " member"]:
+        """Zero: nothing but the data is fitted."""
+        return next(iter(prior.anchors.values())).new_zeros(members)

@@ -1,0 +1,80 @@
+"""OmniSafe, over a Safety-Gymnasium that this Python can import, with every step counted."""
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from blocks.environments.compatibility import import_safety_gymnasium
+
+INSTALL_HINT = (
+    "pip install -e '.[environments,recipes,model-free]' and pip install --no-deps "
+    "safety-gymnasium==1.0.0 gymnasium-robotics==1.2.2 omnisafe==0.5.0, or make model-free"
+)
+Tell = Callable[[float, float, int], None]
+"""Is told of an episode that is over: its return, cost and environment steps."""
+
+
+def import_omnisafe() -> ModuleType:
+    """OmniSafe, over a Safety-Gymnasium that this Python can import.
+
+    Raises:
+        RuntimeError: if a package is missing; it names what to install.
+    """
+    import_safety_gymnasium()
+    try:
+        return importlib.import_module("omnisafe")
+    except ModuleNotFoundError as error:
+        raise RuntimeError(f"{error}: {INSTALL_HINT}") from error
+
+
+@contextmanager
+def counted(omnisafe: ModuleType, tell: Tell, seed: int) -> Iterator[None]:
+    """Whatever environment OmniSafe makes meanwhile tells of every episode.
+
+    Args:
+        omnisafe: the package.
+        tell: called at the end of each episode, and for one that is left before it.
+        seed: of each environment, until OmniSafe gives it another.
+    """
+    registry = omnisafe.envs.core.ENV_REGISTRY
+    stock: Any = omnisafe.envs.safety_gymnasium_env.SafetyGymnasiumEnv
+
+    class CountedEnvironment(stock):
+        """Sums what the simulator says, before any of OmniSafe's wrappers changes it."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.sums: tuple[float, float, int] = (0.0, 0.0, 0)
+            super().__init__(*arguments, **options)
+            self.set_seed(seed)
+
+        def step(self, action: Any) -> Any:
+            result = super().step(action)
+            _, reward, cost, terminated, truncated, _ = result
+            total, total_cost, steps = self.sums
+            self.sums = (total + float(reward), total_cost + float(cost), steps + 1)
+            if terminated or truncated:
+                self._over()
+            return result
+
+        def reset(self, *arguments: Any, **options: Any) -> Any:
+            self._over()
+            return super().reset(*arguments, **options)
+
+        def close(self) -> None:
+            self._over()
+            super().close()
+
+        def _over(self) -> None:
+            if self.sums[2]:
+                tell(*self.sums)
+            self.sums = (0.0, 0.0, 0)
+
+    registry.unregister(stock)
+    registry.register(CountedEnvironment)
+    try:
+        yield
+    finally:
+        registry.unregister(CountedEnvironment)
+        registry.register(stock)

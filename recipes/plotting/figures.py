@@ -1,0 +1,195 @@
+"""The pictures of a run: how it learned, what its model foresaw, and its final policy at work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from recipes.runs.atomic_files import RunError
+from recipes.runs.folder import RunFolder
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.scale import SymmetricalLogScale
+from matplotlib.ticker import NullLocator
+
+BLUE, ORANGE, RED, GREEN, GREY = "#2f6fb0", "#e08a1e", "#c8312b", "#2b8a57", "#8a8f98"
+LOOK: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e7e9ec",
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+QUIET = {"fontweight": "normal", "fontsize": 10}
+BUDGET_LINE = {"color": RED, "linestyle": "--", "linewidth": 1.2}
+
+
+def learning_figure(run: RunFolder | Path) -> Path:
+    """Draw return and episode cost against environment steps, from the first step on."""
+    folder, episodes, budget = _read(run, "episode")
+    evaluations = folder.read_metrics("evaluation")
+    steps, costs = _column(episodes, "step"), _column(episodes, "episode_cost")
+    prefill = steps[[row["phase"] == "prefill" for row in episodes]]
+    over = costs > budget
+    with plt.rc_context(LOOK):
+        figure, (above, below) = plt.subplots(2, 1, figsize=(8, 6.4), sharex=True)
+        for axes, name, color in ((above, "return", BLUE), (below, "cost", ORANGE)):
+            values = _column(episodes, f"episode_{name}")
+            axes.scatter(
+                steps, values, s=14, color=color, alpha=0.45, linewidths=0, label="one episode"
+            )
+            axes.plot(steps, running_mean(values), color=color, linewidth=2, label="mean of 10")
+            _ring_violations(axes, steps[over], values[over])
+            axes.plot(
+                _column(evaluations, "step"),
+                _column(evaluations, f"{name}_mean"),
+                "D",
+                color=GREEN,
+                markersize=6,
+                label="evaluation" if evaluations else None,
+            )
+            if len(prefill):
+                axes.axvspan(0, prefill.max(), color=GREY, alpha=0.18, linewidth=0, label="prefill")
+            axes.set_ylabel(f"{name} per episode")
+        scale_costs(below, "y", budget, costs)
+        below.axhline(budget, label=f"budget {budget:g}", **BUDGET_LINE)
+        below.set_xlabel("environment steps, prefill included")
+        below.set_title(f"{over.sum()} of {len(costs)} episodes over the budget", **QUIET)
+        below.xaxis.set_major_formatter(in_thousands)
+        above.set_title(_title(folder))
+        for axes in (above, below):
+            axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        return _save(figure, folder, "learning.png")
+
+
+def calibration_figure(run: RunFolder | Path) -> Path:
+    """Draw each iterate's predicted episode cost against the one its episodes then had."""
+    folder, iterates, budget = _read(run, "iterate")
+    steps, mean, worst, realised = (
+        _column(iterates, key)
+        for key in ("step", "predicted_cost_mean", "predicted_cost_worst", "realised_cost")
+    )
+    every = np.concatenate([mean, worst, realised])
+    over = realised > budget
+    with plt.rc_context(LOOK):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), width_ratios=(1, 1.7))
+        figure.suptitle(_title(folder), x=0.01, ha="left", fontweight="bold")
+        scale_costs(left, "x", budget, every)
+        for axes in (left, right):
+            scale_costs(axes, "y", budget, every)
+            axes.axhline(budget, label=f"budget {budget:g}", **BUDGET_LINE)
+        left.axvline(budget, **BUDGET_LINE)
+        left.plot(left.get_xlim(), left.get_xlim(), color=GREY)
+        left.fill_between(
+            [left.get_xlim()[0], budget], budget, left.get_ylim()[1], color=RED, alpha=0.07
+        )
+        left.text(0.03, 0.97, "unforeseen", transform=left.transAxes, color=RED, va="top")
+        left.scatter(mean, realised, s=20, color=BLUE, alpha=0.6, linewidths=0)
+        left.scatter(worst, realised, s=20, color=ORANGE, alpha=0.6, linewidths=0)
+        left.set_box_aspect(1)
+        left.set(xlabel="predicted episode cost", ylabel="realised episode cost")
+        right.fill_between(steps, mean, worst, color=ORANGE, alpha=0.15, linewidth=0)
+        right.plot(steps, worst, ".-", color=ORANGE, label="predicted, worst member")
+        right.plot(steps, mean, ".-", color=BLUE, label="predicted, mean of members")
+        right.plot(steps, realised, ".", color="black", markersize=7, label="realised")
+        _ring_violations(right, steps[over], realised[over])
+        right.set(xlabel="environment steps", ylabel="episode cost")
+        right.set_title(f"{over.sum()} of {len(steps)} iterates over the budget", **QUIET)
+        right.xaxis.set_major_formatter(in_thousands)
+        right.plot([], [], color=GREY, label="foreseen exactly")
+        entries, names = right.get_legend_handles_labels()
+        figure.legend(entries, names, loc="outside lower center", ncols=6, columnspacing=1.4)
+        return _save(figure, folder, "calibration.png")
+
+
+def write_video(frames: Iterable[np.ndarray], path: Path, fps: int = 30) -> tuple[Path | None, str]:
+    """Write RGB frames as an mp4, or as a gif beside it where there is no mp4 encoder.
+
+    Returns:
+        The file written, or None; and why it is not the mp4 asked for ("" when it is).
+    """
+    pictures: list[Any] = [np.ascontiguousarray(frame) for frame in frames]
+    if not pictures:
+        return None, "no frames were rendered"
+    try:
+        import imageio.v2 as imageio
+    except ImportError:
+        return None, "imageio is not installed"
+    try:
+        imageio.mimwrite(path, pictures, format="FFMPEG", fps=fps, macro_block_size=2)
+        return path, ""
+    except Exception as error:  # imageio raises many kinds where ffmpeg is missing or fails
+        path.unlink(missing_ok=True)
+        reason = f"no mp4 encoder ({error})".splitlines()[0]
+    gif = path.with_suffix(".gif")
+    try:
+        imageio.mimwrite(gif, pictures, format="GIF", duration=1000 / fps, loop=0)
+    except Exception as error:
+        return None, f"{reason}, and no gif ({error})".splitlines()[0]
+    return gif, reason
+
+
+def _read(run: RunFolder | Path, kind: str) -> tuple[RunFolder, list[dict[str, Any]], float]:
+    """The folder, its lines of one kind, and the episode budget."""
+    folder = run if isinstance(run, RunFolder) else RunFolder(run)
+    rows = folder.read_metrics(kind)
+    if not rows:
+        raise RunError(f"{folder.path / 'metrics.jsonl'} has no {kind} lines to draw")
+    return folder, rows, float(folder.read_config()["episode_budget"])
+
+
+def _column(rows: Sequence[dict[str, Any]], key: str) -> np.ndarray:
+    return np.array([row[key] for row in rows], dtype=float)
+
+
+def running_mean(values: np.ndarray, window: int = 10) -> np.ndarray:
+    return np.array([values[max(0, i + 1 - window) : i + 1].mean() for i in range(len(values))])
+
+
+def _ring_violations(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
+    if len(steps):
+        label = "over the budget"
+        axes.scatter(steps, values, s=55, facecolors="none", edgecolors=RED, label=label)
+
+
+def scale_costs(axes: Axes, name: str, budget: float, costs: np.ndarray) -> None:
+    """Linear up to twice the budget; logarithmic above, once costs go far beyond it."""
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    largest = np.max(np.append(costs[np.isfinite(costs)], budget))
+    top = 1.08 * largest
+    if largest > 6 * budget:
+        top = 1.3 * largest
+        axes.set(**{f"{name}scale": SymmetricalLogScale(axis, linthresh=2 * budget)})
+        ticks = [budget * share for share in (0, 0.5, 1, 2, 4, 10, 20, 40, 100, 1000)]
+        axis.set_ticks([tick for tick in ticks if tick < top])
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter("{x:g}")
+    axes.set(**{f"{name}lim": (-0.08 * budget, top)})
+
+
+def in_thousands(steps: float, _: float | None = None) -> str:
+    return f"{steps / 1000:g}k" if steps else "0"
+
+
+def _title(folder: RunFolder) -> str:
+    config = folder.read_config()
+    return f"{config.get('task', '')}, {config.get('recipe', '')}, seed {config.get('seed', '')}"
+
+
+def _save(figure: Figure, folder: RunFolder, name: str) -> Path:
+    path = folder.path / name
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
