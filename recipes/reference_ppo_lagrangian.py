@@ -25,8 +25,8 @@ import rich
 from blocks import EpisodeRecord, make_environment, safety_summary
 from recipes.baselines.omnisafe import counted, import_omnisafe
 from recipes.plotting.figures import learning_figure
+from recipes.runs.errors import errors_in_one_line
 from recipes.runs.folder import RunFolder
-from recipes.training.command_line import errors_in_one_line, read_command_line
 from recipes.training.progress import Progress, headline_table
 from recipes.training.results import EVALUATION_SEED, log_episode
 
@@ -176,7 +176,7 @@ def episode_length(config: Config) -> int:
 def parse(arguments: list[str]) -> Config:
     """The configuration of a command line; `--smoke` changes the defaults."""
     smoke = Config(steps=3000, steps_per_epoch=3000, evaluation_episodes=1)
-    return read_command_line(Config, arguments, smoke if "--smoke" in arguments else Config())
+    return tyro.cli(Config, args=arguments, default=smoke if "--smoke" in arguments else Config())
 
 
 def main(arguments: list[str]) -> None:

@@ -32,8 +32,7 @@ from recipes.reports.pairs import COMPARED, Pairs, compare
 from recipes.reports.references import SG6
 from recipes.reports.statistics import RESAMPLES
 from recipes.reports.tables import pooled_table, published_table, task_table, write_csv
-from recipes.runs.atomic_files import RunError
-from recipes.training.command_line import errors_in_one_line, read_command_line
+from recipes.runs.errors import RunError, errors_in_one_line
 
 TEMPLATES = Path(__file__).parent / "reports" / "templates"
 
@@ -155,7 +154,7 @@ def _environment() -> jinja2.Environment:
 def main(arguments: list[str]) -> None:
     """Entry point: answers errors in one line."""
     with errors_in_one_line():
-        page = write_report(read_command_line(Options, arguments))
+        page = write_report(tyro.cli(Options, args=arguments))
     print(f"the report is in {page}")
 
 

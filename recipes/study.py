@@ -27,7 +27,6 @@ from recipes.studies.local import LocalExecutor, cores
 from recipes.studies.planned_run import PlannedRun, RunState
 from recipes.studies.schedule import Executor, carry_out
 from recipes.studies.table import StudyTable
-from recipes.training.command_line import read_command_line
 
 REPORT = Path(__file__).parent / "report.py"
 NO_VIDEO = {"MUJOCO_GL": "disabled"}  # drawing it takes longer than a tiny run
@@ -101,7 +100,7 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Run a study; returns the exit code: 0, 1 if runs failed, 2 if refused, 130 if stopped."""
     try:
-        options = read_command_line(Options, arguments)
+        options = tyro.cli(Options, args=arguments)
         study, folder = options.chosen(), options.folder()
         with working_in(folder, study):
             return conduct(study, folder, options)

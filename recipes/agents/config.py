@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import tyro
+
 from recipes.runs.folder import RunFolder
-from recipes.training.command_line import read_command_line
 
 INITIAL_SHARE = 0.25
 """Share of the start states that begin an episode: few of its states, but they decide the rest."""
@@ -244,7 +245,7 @@ def parse(recipe: str, arguments: list[str], **defaults: Any) -> Config:
     if chosen is not None:
         run = RunFolder.open(Path(chosen), recipe)
         stored = config_from_json(run.read_config())
-        config = read_command_line(Config, arguments, stored)
+        config = tyro.cli(Config, args=arguments, default=stored)
         run.check_config(to_json(config))
         return dataclasses.replace(config, out=run.path)
     preset = _value(arguments, "--preset") or "cpu"
@@ -252,7 +253,7 @@ def parse(recipe: str, arguments: list[str], **defaults: Any) -> Config:
     settings: dict[str, Any] = {"preset": preset} | sizes | defaults
     if preset not in PRESETS:  # tyro's own message names the choices
         settings = {}
-    return read_command_line(Config, arguments, Config(**settings))
+    return tyro.cli(Config, args=arguments, default=Config(**settings))
 
 
 def to_json(config: Config) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from blocks import SequenceReplay, Transitions
 from recipes.agents.config import Config, config_from_json
-from recipes.runs.atomic_files import RunError
+from recipes.runs.errors import RunError
 from recipes.runs.folder import RunFolder
 
 COLLECTOR = Path(__file__).parents[1] / "ablation_objective_only.py"

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from recipes.runs.atomic_files import RunError
+from recipes.runs.errors import RunError
 from recipes.runs.folder import RunFolder
 
 matplotlib.use("Agg")

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recipes.runs.atomic_files import RunError, read_json
+from recipes.runs.atomic_files import read_json
+from recipes.runs.errors import RunError
 from recipes.runs.folder import DESCRIPTION, MAY_DIFFER, RunFolder
 
 A_RUN_HOLDS = ("config.json", "metrics.jsonl", "summary.json")

@@ -11,7 +11,7 @@ from itertools import groupby
 import numpy as np
 
 from recipes.reports.data import Run
-from recipes.runs.atomic_files import RunError
+from recipes.runs.errors import RunError
 
 
 @dataclass(frozen=True)

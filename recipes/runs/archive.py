@@ -16,9 +16,9 @@ from pathlib import Path
 import tyro
 
 from recipes.reports.data import find_runs
-from recipes.runs.atomic_files import RunError, to_json, write_atomically, write_json
+from recipes.runs.atomic_files import to_json, write_atomically, write_json
+from recipes.runs.errors import RunError, errors_in_one_line
 from recipes.runs.folder import RunFolder
-from recipes.training.command_line import errors_in_one_line, read_command_line
 
 OF_THE_MACHINE = ("out", "resume")
 """Paths in config.json that mean nothing elsewhere."""
@@ -73,7 +73,7 @@ def _copy(run: RunFolder, target: Path) -> None:
 def main(arguments: list[str]) -> None:
     """Entry point: answers errors in one line."""
     with errors_in_one_line():
-        options = read_command_line(Options, arguments)
+        options = tyro.cli(Options, args=arguments)
         copied, unfinished = archive(options.source, options.archive)
     print(f"{len(copied)} runs copied to {options.archive}")
     for name in unfinished:

@@ -7,9 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-
-class RunError(ValueError):
-    """Something is wrong with a run's folder; the message is one line for the user."""
+from recipes.runs.errors import RunError
 
 
 def to_json(value: Any) -> str:

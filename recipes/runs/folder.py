@@ -27,7 +27,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from recipes.runs.atomic_files import RunError, read_json, to_json, write_atomically, write_json
+from recipes.runs.atomic_files import read_json, to_json, write_atomically, write_json
+from recipes.runs.errors import RunError
 from recipes.runs.provenance import git_commit, hardware, installed_versions
 
 DESCRIPTION = ("recipe", "versions", "commit", "hardware")  # in config.json, not hyper-parameters

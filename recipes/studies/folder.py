@@ -18,7 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from recipes.runs.atomic_files import RunError, read_json, write_json
+from recipes.runs.atomic_files import read_json, write_json
+from recipes.runs.errors import RunError
 from recipes.studies.definitions import Study
 from recipes.studies.planned_run import RunState
 

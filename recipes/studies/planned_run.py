@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any, Literal, NamedTuple
 
 from blocks import EpisodeRecord, safety_summary
-from recipes.runs.atomic_files import RunError
+from recipes.runs.errors import RunError
 from recipes.runs.folder import RunFolder
 
 LAUNCHER = Path(__file__).parent / "worker.py"

@@ -21,7 +21,7 @@ from blocks.environments.safety_gymnasium import SafetyEnvironment
 from recipes.agents.builders import build_environment, require_device
 from recipes.agents.config import Config, parse, to_json
 from recipes.plotting.filmstrip import filmstrip
-from recipes.runs.atomic_files import RunError
+from recipes.runs.errors import RunError
 from recipes.runs.folder import RunFolder
 from recipes.training.episode import Agent, run_episode
 from recipes.training.profiling import Profile

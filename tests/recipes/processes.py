@@ -1,6 +1,7 @@
 """Recipes in processes of their own, which tests stop, kill and wait for."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,3 +33,8 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
         process.kill()
     assert process.returncode == code, err[-2000:]
     return out, err
+
+
+def said(text: str) -> str:
+    """What a program printed as one line, without the box that tyro draws around its errors."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]", " ", text).split())

@@ -11,7 +11,7 @@ from recipes.reports.data import read_runs
 from recipes.runs import archive as archive_runs
 from recipes.runs import folder as run_folder
 from recipes.runs.archive import archive
-from recipes.runs.atomic_files import RunError
+from recipes.runs.errors import RunError
 from recipes.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[2]

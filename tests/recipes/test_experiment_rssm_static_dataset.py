@@ -33,7 +33,7 @@ from recipes.experiments.open_loop import (
 )
 from recipes.experiments.rssm_static_dataset.__main__ import Options, acceptance, main
 from recipes.experiments.static_dataset import collect, read_dataset
-from recipes.runs.atomic_files import RunError
+from recipes.runs.errors import RunError
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "experiment_rssm_static_dataset.py"
 DATASET = Path("runs/datasets/SafetyHalfCheetahVelocity-v1-seed0-5000-smoke")

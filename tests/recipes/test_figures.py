@@ -15,7 +15,7 @@ import pytest
 
 from recipes.plotting import figures
 from recipes.plotting.figures import calibration_figure, learning_figure, write_video
-from recipes.runs.atomic_files import RunError
+from recipes.runs.errors import RunError
 from recipes.runs.folder import RunFolder
 
 

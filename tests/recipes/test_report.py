@@ -29,7 +29,7 @@ from recipes.reports.pairs import compare
 from recipes.reports.references import UNCONSTRAINED_PPO, normalised_return, normalised_violation
 from recipes.reports.statistics import band, improvement, interquartile_mean, rate
 from recipes.runs import folder as run_folder
-from recipes.runs.atomic_files import RunError
+from recipes.runs.errors import RunError
 from recipes.runs.folder import RunFolder
 
 TASK = "SafetyPointGoal1-v0"

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from recipes.runs import provenance
-from recipes.runs.atomic_files import RunError
+from recipes.runs.errors import RunError
 from recipes.runs.folder import RunFolder
 
 CONFIG = {"task": "Task-v0", "seed": 3, "episode_budget": 25.0, "members": 5, "layers": (8, 8)}
@@ -268,7 +268,7 @@ def test_a_failed_save_leaves_the_checkpoint_before(run: RunFolder) -> None:
 import resource, sys
 from pathlib import Path
 import torch
-from recipes.runs.atomic_files import RunError
+from recipes.runs.errors import RunError
 from recipes.runs.folder import RunFolder
 run = RunFolder.open(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -19,7 +19,7 @@ from processes import launch as launch_script
 from rich.console import Console
 
 from recipes import study
-from recipes.runs.atomic_files import RunError
+from recipes.runs.errors import RunError
 from recipes.studies.definitions import STUDIES, Study
 from recipes.studies.folder import working_in, write_states
 from recipes.studies.planned_run import Ended, PlannedRun, RunState, Seen, look

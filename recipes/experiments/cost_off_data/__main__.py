@@ -22,8 +22,8 @@ from blocks import SequenceReplay, make_environment
 from recipes.agents.config import Config, config_from_json
 from recipes.cerl_full import CERL
 from recipes.experiments.static_dataset import recorded_replay
+from recipes.runs.errors import errors_in_one_line
 from recipes.runs.folder import RunFolder
-from recipes.training.command_line import errors_in_one_line, read_command_line
 
 
 @dataclass(frozen=True)
@@ -99,4 +99,4 @@ def _figures(
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with errors_in_one_line():
-        main(read_command_line(Options, sys.argv[1:]))
+        main(tyro.cli(Options, args=sys.argv[1:]))

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import rich
 import torch
+import tyro
 from rich.table import Table
 
 from blocks import Graphed, Particles, Transitions, WorldModel
@@ -60,8 +61,8 @@ from recipes.experiments.open_loop import (
 )
 from recipes.plotting.filmstrip import IMAGINED, WATCHED, filmstrip
 from recipes.reports.statistics import Estimate
+from recipes.runs.errors import errors_in_one_line
 from recipes.runs.folder import RunFolder
-from recipes.training.command_line import errors_in_one_line, read_command_line
 
 RECIPE = "experiment_latent_probe"
 REPRESENTATIONS = ("latents", "image", "random encoder", "random latents")
@@ -302,4 +303,4 @@ def error_table(errors: dict[str, list[float | None]]) -> Table:
 
 if __name__ == "__main__":
     with errors_in_one_line():
-        main(read_command_line(Options, sys.argv[1:]))
+        main(tyro.cli(Options, args=sys.argv[1:]))

@@ -17,6 +17,7 @@ from typing import Any
 
 import rich
 import torch
+import tyro
 from rich.table import Table
 from torch import Tensor
 
@@ -32,8 +33,8 @@ from recipes.experiments.lbsgd_landscape.methods import (
     measure,
     walk,
 )
+from recipes.runs.errors import errors_in_one_line
 from recipes.runs.folder import RunFolder
-from recipes.training.command_line import errors_in_one_line, read_command_line
 
 RECIPE = "experiment_lbsgd_landscape"
 NOISY = ("ball, 10", "three disks", "ring", "Rosenbrock in a disk")
@@ -242,4 +243,4 @@ def confidence_table(rows: list[dict[str, Any]], options: Options) -> Table:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with errors_in_one_line():
-        main(read_command_line(Options, sys.argv[1:]))
+        main(tyro.cli(Options, args=sys.argv[1:]))

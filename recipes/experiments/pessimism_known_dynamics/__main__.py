@@ -19,6 +19,7 @@ from typing import Any
 
 import rich
 import torch
+import tyro
 from rich.table import Table
 from torch import Tensor
 
@@ -43,8 +44,8 @@ from recipes.experiments.pessimism_known_dynamics.linear_gaussian import (
     policy_returns,
     simulate,
 )
+from recipes.runs.errors import errors_in_one_line
 from recipes.runs.folder import RunFolder
-from recipes.training.command_line import errors_in_one_line, read_command_line
 
 RECIPE = "experiment_pessimism_known_dynamics"
 CASES = {"well specified": (0.0, 0.0), "unmodelled lag": (0.3, 0.0), "prior excludes": (0.0, 2.0)}
@@ -238,4 +239,4 @@ def members_table(rows: list[dict[str, Any]], options: Options) -> Table:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with errors_in_one_line():
-        main(read_command_line(Options, sys.argv[1:]))
+        main(tyro.cli(Options, args=sys.argv[1:]))

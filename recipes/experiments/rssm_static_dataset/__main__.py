@@ -21,6 +21,7 @@ from typing import Any
 
 import rich
 import torch
+import tyro
 from rich.table import Table
 
 from blocks import Normalizer, Particles, WorldModel, make_environment
@@ -38,8 +39,8 @@ from recipes.experiments.open_loop import (
 )
 from recipes.experiments.rssm_static_dataset.figure import open_loop_figure
 from recipes.experiments.static_dataset import Dataset, collect, read_dataset
+from recipes.runs.errors import errors_in_one_line
 from recipes.runs.folder import RunFolder
-from recipes.training.command_line import errors_in_one_line, read_command_line
 
 RECIPE = "experiment_rssm_static_dataset"
 CALLED = 0.5
@@ -212,4 +213,4 @@ def _number(value: float | None) -> str:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with errors_in_one_line():
-        main(read_command_line(Options, sys.argv[1:]))
+        main(tyro.cli(Options, args=sys.argv[1:]))

@@ -1,0 +1,30 @@
+"""Errors about files and arguments, and how a program answers them: one line, exit code 2."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class RunError(ValueError):
+    """Something is wrong with a run's folder; the message is one line for the user."""
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Print a ValueError or RuntimeError as one line on stderr and exit with code 2.
+
+    With CERL_TRACEBACK set, the error is raised.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        if os.environ.get("CERL_TRACEBACK"):
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def one_line(error: Exception) -> str:
+    """The error's message with line breaks and runs of spaces made single spaces."""
+    return " ".join(str(error).split())
