@@ -115,9 +115,8 @@ test-environments: ## test the environment block alone, without torch; PYTHON=py
 	    $$venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(NO_DEPS) && \
 	    touch $$venv/.stamp; \
 	fi && \
-	$$venv/bin/python -m pytest --noconftest $(ARGS) blocks/environments.py tests/test_environments.py \
-	    tests/test_robot_camera.py \
-	    $(foreach part,compat speed,blocks/_safety_gymnasium_$(part).py tests/test_safety_gymnasium_$(part).py)
+	$$venv/bin/python -m pytest --noconftest $(ARGS) blocks/environments tests/test_environments.py \
+	    tests/test_robot_camera.py tests/test_safety_gymnasium_compat.py tests/test_safety_gymnasium_speed.py
 
 clean: ## remove what the targets above have built
 	rm -rf .venv .venv-environments-* build *.egg-info .pytest_cache .ruff_cache .hypothesis

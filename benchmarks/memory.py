@@ -74,7 +74,7 @@ def presets(options: Options) -> list[dict[str, Any]]:
 
 def full_replay(preset: str) -> float:
     """MiB of the rows of a whole run; the pages of an empty replay are not yet taken."""
-    config = Config(**PRESETS[preset])
+    config = Config(preset=preset)
     observation, action = (
         space.shape or () for space in (environment().observation_space, environment().action_space)
     )
@@ -87,8 +87,8 @@ def soak(options: Options) -> list[dict[str, Any]]:
     agent, between = build(None, smoke=True), max(1, options.updates // options.looks)
     looks = []
     for done in range(between, options.updates + 1, between):
-        agent.learn_model(between)
-        agent.learn_policy(between)
+        agent.fit_posterior(between)
+        agent.improve_policy(between)
         looks.append({"updates": done, "peak, MiB": round(peak_of_process(), 1)})
     return looks
 

@@ -28,7 +28,7 @@ from torchrl.modules import (
 from torchrl.objectives import DreamerActorLoss, DreamerModelLoss, DreamerValueLoss
 
 # isort: split
-from recipes.agents.config import Config
+from recipes.agents import Config
 
 STATE = ["state", "belief"]
 NEXT_STATE = [("next", name) for name in STATE]
@@ -51,14 +51,16 @@ class Dreamer:
     def __init__(
         self, config: Config, observation: int, action: int, *, compiled: bool = False
     ) -> None:
-        c, self.config = config, config
-        feat = c.deter + c.stoch
-        prior = RSSMPrior(Unbounded((action,)), c.hidden, c.deter, c.stoch, action_dim=action)
+        c, self.config = config.model, config
+        feat = c.deter_size + c.stoch_size
+        prior = RSSMPrior(
+            Unbounded((action,)), c.hidden_size, c.deter_size, c.stoch_size, action_dim=action
+        )
         reward = self._mlp(feat, 1)
         world_model = WorldModelWrapper(
             TensorDictSequential(
                 TensorDictModule(
-                    self._mlp(observation, c.hidden, depth=1),
+                    self._mlp(observation, c.hidden_size, depth=1),
                     in_keys=[("next", "observation")],
                     out_keys=[("next", "encoded_latents")],
                 ),
@@ -75,17 +77,22 @@ class Dreamer:
         value = TensorDictModule(self._mlp(feat, 1), in_keys=STATE, out_keys=["state_value"])
         self.model_loss = self._model_loss(world_model)
         actor_loss = DreamerActorLoss(
-            actor, value, self._imagination(prior, reward, action), imagination_horizon=c.horizon
+            actor,
+            value,
+            self._imagination(prior, reward, action),
+            imagination_horizon=self.config.policy.horizon,
         )
-        actor_loss.make_value_estimator(gamma=c.discount, lmbda=c.lambda_)
+        actor_loss.make_value_estimator(
+            gamma=self.config.policy.discount, lmbda=self.config.policy.lambda_
+        )
         self.actor_loss = torch.compile(actor_loss) if compiled else actor_loss
-        self.value_loss = DreamerValueLoss(value, gamma=c.discount)
+        self.value_loss = DreamerValueLoss(value, gamma=self.config.policy.discount)
         self.model, self.actor, self.value = (
             torch.optim.Adam(module.parameters(), rate, fused=True)
             for module, rate in (
                 (world_model, c.model_learning_rate),
-                (actor, c.actor_learning_rate),
-                (value, c.critic_learning_rate),
+                (actor, self.config.policy.actor_learning_rate),
+                (value, self.config.policy.critic_learning_rate),
             )
         )
         self.batch = self._random_batch(observation, action)
@@ -113,12 +120,18 @@ class Dreamer:
 
     def _mlp(self, size: int, out: int, *, depth: int = 2) -> nn.Module:
         """Hidden layers of our width with Dreamer's activation."""
-        hidden = {"depth": depth, "num_cells": self.config.hidden, "activation_class": nn.ELU}
+        hidden = {
+            "depth": depth,
+            "num_cells": self.config.model.hidden_size,
+            "activation_class": nn.ELU,
+        }
         return MLP(in_features=size, out_features=out, **hidden)
 
     def _rollout(self, prior: nn.Module, compiled: bool) -> nn.Module:
-        c = self.config
-        posterior = RSSMPosterior(c.hidden, c.stoch, rnn_hidden_dim=c.deter, obs_embed_dim=c.hidden)
+        c = self.config.model
+        posterior = RSSMPosterior(
+            c.hidden_size, c.stoch_size, rnn_hidden_dim=c.deter_size, obs_embed_dim=c.hidden_size
+        )
         return RSSMRollout(
             TensorDictModule(
                 prior,
@@ -139,7 +152,7 @@ class Dreamer:
         It adds the squared errors over an image's three axes, here batch, time and observation;
         the weight makes a mean of the first two again. Without free nats no gradient is zero.
         """
-        c = self.config
+        c = self.config.model
         loss = DreamerModelLoss(
             world_model, lambda_reco=1 / (c.batch_size * c.seq_len), free_nats=0
         )
@@ -148,10 +161,10 @@ class Dreamer:
 
     def _actor(self, action: int) -> nn.Module:
         """Feat -> tanh-squashed Gaussian action."""
-        c = self.config
+        c = self.config.model
         actor = ProbabilisticTensorDictSequential(
             TensorDictModule(
-                DreamerActor(action, depth=2, num_cells=c.hidden),
+                DreamerActor(action, depth=2, num_cells=c.hidden_size),
                 in_keys=STATE,
                 out_keys=["loc", "scale"],
             ),
@@ -163,32 +176,39 @@ class Dreamer:
                 default_interaction_type=InteractionType.RANDOM,
             ),
         )
-        actor(TensorDict({"state": torch.zeros(1, c.stoch), "belief": torch.zeros(1, c.deter)}, 1))
+        actor(
+            TensorDict(
+                {"state": torch.zeros(1, c.stoch_size), "belief": torch.zeros(1, c.deter_size)}, 1
+            )
+        )
         return actor  # the call told its first layer the input's size
 
     def _imagination(self, prior: nn.Module, reward: nn.Module, action: int) -> DreamerEnv:
         """The environment in which the actor is rolled out: the prior and the reward head."""
-        c = self.config
+        c = self.config.model
         env = DreamerEnv(
             WorldModelWrapper(
                 TensorDictModule(prior, in_keys=[*STATE, "action"], out_keys=["_", "_", *STATE]),
                 TensorDictModule(reward, in_keys=STATE, out_keys=["reward"]),
             ),
-            prior_shape=(c.stoch,),
-            belief_shape=(c.deter,),
+            prior_shape=(c.stoch_size,),
+            belief_shape=(c.deter_size,),
         )
-        env.observation_spec = Composite(state=Unbounded((c.stoch,)), belief=Unbounded((c.deter,)))
+        env.observation_spec = Composite(
+            state=Unbounded((c.stoch_size,)), belief=Unbounded((c.deter_size,))
+        )
         env.state_spec = env.observation_spec.clone()
         env.action_spec = Bounded(-1, 1, (action,))
         env.reward_spec = Unbounded((1,))
         return env
 
     def _random_batch(self, observation: int, action: int) -> TensorDict:
-        c, shape = self.config, (self.config.batch_size, self.config.seq_len)
+        c = self.config.model
+        shape = (c.batch_size, c.seq_len)
         return TensorDict(
             {
-                "state": torch.zeros(*shape, c.stoch),
-                "belief": torch.zeros(*shape, c.deter),
+                "state": torch.zeros(*shape, c.stoch_size),
+                "belief": torch.zeros(*shape, c.deter_size),
                 "action": torch.rand(*shape, action).mul(2).sub(1),
                 "next": {
                     "observation": torch.randn(*shape, observation),
@@ -201,7 +221,7 @@ class Dreamer:
     def _starts(self, filtered: TensorDict) -> TensorDict:
         """As many of the filtered states as we start from; Dreamer would take them all."""
         states = filtered.select(*STATE).reshape(-1)
-        return states[torch.randint(len(states), (self.config.imagination_batch,))]
+        return states[torch.randint(len(states), (self.config.policy.imagination_batch_size,))]
 
     def _check_gradients(self) -> None:
         """That nothing which should learn is cut off from its loss."""

@@ -22,8 +22,8 @@ from blocks import make_environment, set_threads
 from blocks.environments.safety_gymnasium import SafetyEnvironment
 
 # isort: split
-from recipes.agents.config import PRESETS, SMOKE, Config
-from recipes.cerl_full import CERL
+from recipes.agents import Config
+from recipes.cerl_full import CERL, CERLAgent
 
 ROWS, EPISODE_LENGTH = 2000, 500
 UPDATES = 4
@@ -38,8 +38,8 @@ SWEEP: tuple[dict[str, int], ...] = (
     {},
     *({"batch_size": size} for size in (4, 64)),
     *({"seq_len": length} for length in (16, 64)),
-    *({"deter": width, "hidden": width} for width in (64, 256)),
-    *({"imagination_batch": size} for size in (8, 128)),
+    *({"deter_size": width, "hidden_size": width} for width in (64, 256)),
+    *({"imagination_batch_size": size} for size in (8, 128)),
     *({"horizon": length} for length in (6, 24)),
     {"compile": True},
 )
@@ -82,13 +82,13 @@ def build(
     smoke: bool = False,
     preset: str = "cpu",
     sizes: Mapping[str, int] | None = None,
-) -> CERL:
+) -> CERLAgent:
     """A preset's agent (or `--smoke`'s), changed where asked, its replay full of random rows."""
-    settings: dict[str, Any] = PRESETS[preset] | (SMOKE if smoke else {}) | dict(sizes or {})
-    settings["budget_share"] = BUDGET_SHARE
+    settings: dict[str, Any] = {"budget_share": BUDGET_SHARE} | dict(sizes or {})
     if members:
         settings["members"] = members
-    agent = CERL(Config(**settings), environment())
+    config = Config(preset=preset, smoke=smoke, **settings)
+    agent = CERLAgent(config, environment(), CERL())
     observation, action = agent.replay.observations.shape[-1], agent.actor.action_size
     for row in range(ROWS):
         first = row % EPISODE_LENGTH == 0
@@ -102,19 +102,19 @@ def build(
     return agent
 
 
-def parts(agent: CERL, updates: int = 1) -> dict[str, Callable[[], object]]:
+def parts(agent: CERLAgent, updates: int = 1) -> dict[str, Callable[[], object]]:
     """What is timed: so many of the two updates, and of the parameter prior, a part of the first.
 
     The states from which a policy update may start are filtered once for all updates of a phase
     (40 in the preset), so they are timed on their own and at hand for the policy update.
     """
-    agent.learn_model(1)
+    agent.fit_posterior(1)
     starts = agent.start_states()
     filter_starts = agent.start_states
 
     def policy_update() -> None:
         agent.start_states = lambda: starts
-        assert agent.learn_policy(updates)["feasible"] == 1, "a recovery step: raise BUDGET_SHARE"
+        assert agent.improve_policy(updates)["feasible"] == 1, "a recovery step: raise BUDGET_SHARE"
 
     def log_prior() -> None:
         for _ in range(updates):
@@ -122,7 +122,7 @@ def parts(agent: CERL, updates: int = 1) -> dict[str, Callable[[], object]]:
             agent.model_optimizer.zero_grad()
 
     return {
-        "model update": partial(agent.learn_model, updates),
+        "model update": partial(agent.fit_posterior, updates),
         "policy update": policy_update,
         "log_prior": log_prior,
         "start states": filter_starts,
@@ -133,8 +133,8 @@ def peak_memory(agent_settings: dict[str, Any]) -> float:
     """MiB by which the process grows at most while it builds an agent and updates it."""
     before = peak_of_process()
     agent = build(**agent_settings)
-    agent.learn_model(1)
-    agent.learn_policy(1)
+    agent.fit_posterior(1)
+    agent.improve_policy(1)
     return peak_of_process() - before
 
 

@@ -1,4 +1,4 @@
-"""Every public name and its module, read by type checkers and at run time by `__init__.py`."""
+"""Lists every public name and its module, for type checkers and for ``__init__.py``."""
 
 from .acceleration.cuda_graph import Graphed as Graphed
 from .acceleration.cuda_graph import with_gradient as with_gradient
@@ -13,6 +13,7 @@ from .aggregators import per_state as per_state
 from .aggregators import quantile as quantile
 from .aggregators import worst_case as worst_case
 from .critic import Critic as Critic
+from .decoders import Decoder as Decoder
 from .decoders import ImageDecoder as ImageDecoder
 from .decoders import VectorDecoder as VectorDecoder
 from .encoders import ImageEncoder as ImageEncoder

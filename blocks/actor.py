@@ -1,6 +1,6 @@
 """Policy: feat -> tanh-squashed Gaussian action, reparameterised."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -9,24 +9,28 @@ from torch import Tensor, nn
 
 
 class ActionSample(NamedTuple):
-    """Action in [-1, 1] and the log-density it was drawn with."""
+    """Action in [-1, 1] and its log-density."""
 
     action: Float[Tensor, "*batch action"]
     log_prob: Float[Tensor, "*batch"]
 
 
 class Actor(nn.Module):
-    """``action = tanh(mean(feat) + scale * std(feat) * noise)``.
+    """Policy ``action = tanh(mean(feat) + scale * std(feat) * noise)``.
 
     The output layer starts at zero: the first policy is the zero action plus noise of standard
-    deviation ``initial_std``, which is also the behaviour policy of the first episodes.
+    deviation ``initial_std``. It also collects the first episodes.
 
     Args:
         feat_size: size of the latent features.
         action_size: size of the action.
         hidden_size: width of the hidden layers.
-        initial_std, min_std, max_std: standard deviation before squashing, at the start and at
-            its limits.
+        initial_std: standard deviation before squashing at the start, in (min_std, max_std).
+        min_std: lower limit of the standard deviation, > 0.
+        max_std: upper limit of the standard deviation.
+
+    Raises:
+        ValueError: ``initial_std`` is out of its range.
     """
 
     def __init__(
@@ -42,8 +46,8 @@ class Actor(nn.Module):
         super().__init__()
         if not 0 < min_std < initial_std < max_std:
             raise ValueError(
-                f"initial_std: got {initial_std}; it must lie between min_std={min_std} and "
-                f"max_std={max_std}."
+                f"initial_std: got {initial_std}; allowed between min_std={min_std} (> 0) and "
+                f"max_std={max_std}; change one of the three"
             )
         self.action_size, self.min_std, self.max_std = action_size, min_std, max_std
         self.layers = nn.Sequential(
@@ -63,18 +67,27 @@ class Actor(nn.Module):
     def forward(
         self, feat: Float[Tensor, "*batch feat"]
     ) -> tuple[Float[Tensor, "*batch action"], Float[Tensor, "*batch action"]]:
-        """Mean and standard deviation before squashing."""
+        """Compute mean and standard deviation before squashing."""
         mean, raw = self.output(self.layers(feat)).chunk(2, dim=-1)
         return mean, self.min_std + (self.max_std - self.min_std) * torch.sigmoid(raw)
 
     def mode(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch action"]:
-        """The action without noise."""
+        """Return the action without noise."""
         return torch.tanh(self(feat)[0])
 
     def sample(
         self, feat: Float[Tensor, "*batch feat"], noise: Tensor, *, scale: float = 1.0
     ) -> ActionSample:
-        """Reparameterised action for standard normal ``noise``; ``scale`` multiplies its width."""
+        """Draw a reparameterised action.
+
+        Args:
+            feat: latent features.
+            noise: standard normal, broadcast against ``[*batch, action]``.
+            scale: factor on the standard deviation.
+
+        Returns:
+            The action and its log-density.
+        """
         mean, std = self(feat)
         std = scale * std
         raw = torch.addcmul(mean, std, noise)
@@ -84,5 +97,5 @@ class Actor(nn.Module):
         return ActionSample(torch.tanh(raw), log_prob)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile ``sample``, which imagination repeats; see ``torch.compile``."""
-        self.sample = torch.compile(self.sample, *args, **kwargs)
+        """Compile ``sample``, which imagination calls at every step; see ``torch.compile``."""
+        self.sample = cast(Any, torch).compile(self.sample, *args, **kwargs)

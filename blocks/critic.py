@@ -1,4 +1,4 @@
-"""Critics: feat -> discounted return, one value function for each member's world."""
+"""Critics: feat -> discounted return, one value function per member."""
 
 import copy
 import math
@@ -10,19 +10,22 @@ from torch import Tensor, nn
 
 
 class Critic(nn.Module):
-    """Value functions ``[member, *batch, feat] -> [member, *batch]``, one network a member.
+    """Value functions ``[member, *batch, feat] -> [member, *batch]``, one network per member.
 
-    Under member k's dynamics the policy has its own value, so a pessimistic choice between
-    members must not bootstrap from a value they share. The network predicts the value in ``unit``s,
-    so that what matters is of order one: use the discounted budget for costs, and
-    ``1 / (1 - discount)`` times a typical reward for rewards.
+    The policy has a different value under each member's dynamics, so a pessimistic choice between
+    members must not bootstrap from a shared value. The network predicts ``value / unit``. Choose
+    the unit so that this is of order one: the discounted budget for costs, ``1 / (1 - discount)``
+    times a typical reward for rewards.
 
     Args:
         feat_size: size of the latent features.
         members: number of value functions.
-        unit: size of a value that matters, > 0.
+        unit: size of a typical value, > 0.
         hidden_size: width of the hidden layers.
-        target_rate: step of the slow copy towards the trained weights at ``update_target``.
+        target_rate: step of the target weights towards the trained ones at ``update_target``.
+
+    Raises:
+        ValueError: the unit is not above 0.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class Critic(nn.Module):
     ) -> None:
         super().__init__()
         if not unit > 0:
-            raise ValueError(f"unit: got {unit}; it must be above 0.")
+            raise ValueError(f"unit: got {unit}; allowed above 0; give a typical value")
         self.unit = unit
         self.target_rate = target_rate
         self.weights = nn.ParameterDict(
@@ -52,13 +55,13 @@ class Critic(nn.Module):
         self.target = copy.deepcopy(self.weights).requires_grad_(False)
 
     def forward(self, feat: Float[Tensor, "member *batch feat"]) -> Float[Tensor, "member *batch"]:
-        """Value, in units of the return itself."""
+        """Predict the value, in the unit of the return."""
         return self.unit * self._scaled(feat, self.weights)
 
     def target_value(
         self, feat: Float[Tensor, "member *batch feat"]
     ) -> Float[Tensor, "member *batch"]:
-        """Value by the slow copy; gradients reach ``feat`` but not the weights."""
+        """Predict the value with the target weights; gradients reach ``feat`` only."""
         return self.unit * self._scaled(feat, self.target)
 
     def loss(
@@ -66,13 +69,13 @@ class Critic(nn.Module):
         feat: Float[Tensor, "member *batch feat"],
         target: Float[Tensor, "member *batch"],
     ) -> Tensor:
-        """Huber error of the value in ``unit``s, averaged over members and samples."""
+        """Compute the Huber error of ``value / unit``, averaged over members and samples."""
         value = self._scaled(feat.detach(), self.weights)
         return F.smooth_l1_loss(value, target.detach() / self.unit)
 
     @torch.no_grad()
     def update_target(self) -> None:
-        """Move the slow copy a step towards the trained weights."""
+        """Move the target weights one step towards the trained weights."""
         for name, slow in self.target.items():
             slow.lerp_(self.weights[name], self.target_rate)
 

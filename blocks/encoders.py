@@ -30,15 +30,15 @@ class VectorEncoder(nn.Module):
         )
 
     def forward(self, observation: Float[Tensor, "*batch observation"]) -> Tensor:
-        """Encode; the observation should be roughly normalised."""
+        """Encode a roughly normalised observation."""
         return self.layers(observation)
 
 
 class ImageEncoder(nn.Module):
     """64x64 RGB image -> embed of size ``32 * depth``: the layers of Ha & Schmidhuber (2018).
 
-    ``[*batch, 64, 64, 3]`` uint8 ``-> [*batch, 32 * depth]``; images stay bytes until here.
-    Normalised and with SiLU as in DreamerV3 (Hafner et al. 2023).
+    ``[*batch, 64, 64, 3]`` uint8 ``-> [*batch, 32 * depth]``. Group norm and SiLU as in DreamerV3
+    (Hafner et al. 2023).
 
     Args:
         depth: channels of the first layer; the others have 2, 4 and 8 times as many.
@@ -57,15 +57,15 @@ class ImageEncoder(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten())
 
     def forward(self, observation: UInt8[Tensor, "*batch 64 64 3"]) -> Tensor:
-        """Encode images given as bytes.
+        """Encode images of bytes.
 
         Raises:
-            ValueError: another size, or other numbers than bytes.
+            ValueError: wrong size or dtype.
         """
         if observation.shape[-3:] != (64, 64, 3) or observation.dtype != torch.uint8:
             raise ValueError(
                 f"observation: got {observation.dtype} of shape {tuple(observation.shape)}; "
-                "allowed torch.uint8 of [..., 64, 64, 3]."
+                "allowed torch.uint8 of [..., 64, 64, 3]; convert or resize the image"
             )
         flat, leading = pack([observation], "* h w c")
         pixels = flat.permute(0, 3, 1, 2) / 255 - 0.5

@@ -1,8 +1,8 @@
 """Budget guard: hand an episode back to the safe base policy before its budget is spent.
 
-Not part of the CERL paper. The model keeps the *expected* cost under the budget; the guard bounds
-what a wrong model can do to a single episode. It watches the one quantity that needs no model, the
-cost the episode has really incurred.
+Not part of the CERL paper. The model keeps the *expected* cost below the budget; the guard limits
+the damage of a wrong model in a single episode. It needs no model: it watches the cost that the
+episode has incurred.
 """
 
 from typing import NamedTuple
@@ -11,23 +11,24 @@ from typing import NamedTuple
 class BudgetGuard(NamedTuple):
     """Lets the policy act while the episode's cost is below ``share`` of its budget.
 
-    Once tripped it stays so until the episode ends. What is left of the budget is the margin for
-    the cost incurred on the way back to safety (a fast body does not stop at once), so the guard
-    promises no more than the base policy keeps: from any state reached, it must cost less than
-    ``(1 - share) * episode_budget``.
+    Cost never falls within an episode, so a tripped guard stays tripped until the episode ends. The
+    rest of the budget covers the cost on the way back to safety (a fast body does not stop at
+    once). The episode stays within its budget if the base policy, from any state reached, costs
+    less than ``(1 - share) * episode_budget``.
 
     Args:
         episode_budget: cost allowed in one episode.
-        share: part of it that the policy may spend, in (0, 1].
+        share: part of the budget that the policy may spend, in (0, 1].
 
-    >>> guard = BudgetGuard(episode_budget=25.0, share=0.4)
-    >>> guard.allows(9.0), guard.allows(10.0)
-    (True, False)
+    Example:
+        >>> guard = BudgetGuard(episode_budget=25.0, share=0.4)
+        >>> guard.allows(9.0), guard.allows(10.0)
+        (True, False)
     """
 
     episode_budget: float
     share: float
 
     def allows(self, episode_cost: float) -> bool:
-        """Whether the policy may go on acting after the episode has cost this much."""
+        """Return whether the policy may act after the episode has cost ``episode_cost``."""
         return episode_cost < self.share * self.episode_budget

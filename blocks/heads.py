@@ -11,10 +11,10 @@ from blocks.types import Weights
 
 
 class GaussianHead(nn.Module):
-    """Feat -> real vector, a Gaussian with one learned standard deviation per output.
+    """Feat -> mean of a Gaussian vector with one learned standard deviation per output.
 
-    The learned noise level balances reconstruction against the latent's KL without a weight to
-    tune (Rybkin et al. 2021, sigma-VAE): as predictions get better, errors count for more.
+    The learned standard deviation balances reconstruction against the latent's KL without a weight
+    to tune (Rybkin et al. 2021, sigma-VAE): as predictions improve, errors count more.
 
     Args:
         feat_size: size of the input.
@@ -38,13 +38,18 @@ class GaussianHead(nn.Module):
         self.min_log_std = math.log(min_std)
 
     def forward(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch size"]:
-        """Mean of the output."""
+        """Compute the mean of the output."""
         return self.output(self.layers(feat))
 
     def log_prob(
         self, feat: Float[Tensor, "*batch feat"], target: Float[Tensor, "*batch size"]
     ) -> Float[Tensor, "*batch"]:
-        """Log-likelihood of ``target`` in nats, up to a constant, summed over outputs."""
+        """Compute the log-likelihood of ``target`` in nats, up to a constant, summed over outputs.
+
+        Args:
+            feat: latent features.
+            target: vector to explain, in the unit of the output.
+        """
         log_std = self.min_log_std + F.softplus(self.log_std - self.min_log_std)
         error = (self(feat) - target) * torch.exp(-log_std)
         return -(0.5 * error.square() + log_std).sum(-1)
@@ -56,8 +61,8 @@ class RewardHead(nn.Module):
     Args:
         feat_size: size of the input.
         hidden_size: width of the hidden layers.
-        unit: size of a reward that matters, > 0. The noise starts at one unit and does not fall
-            below a tenth of it: rewards much smaller than that are not worth explaining.
+        unit: size of a typical reward, > 0. The standard deviation starts at one unit and stays
+            above a tenth of it, so much smaller rewards are not fitted.
 
     Raises:
         ValueError: the unit is not above 0.
@@ -66,38 +71,42 @@ class RewardHead(nn.Module):
     def __init__(self, feat_size: int, *, hidden_size: int = 128, unit: float = 1.0) -> None:
         super().__init__()
         if not unit > 0:
-            raise ValueError(f"unit: got {unit}; it must be above 0.")
+            raise ValueError(f"unit: got {unit}; allowed above 0; give a typical reward")
         self.head, self.unit = GaussianHead(feat_size, 1, hidden_size=hidden_size), unit
 
     def forward(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch"]:
-        """Expected reward."""
+        """Predict the expected reward."""
         return self.unit * self.head(feat).squeeze(-1)
 
     def log_prob(self, feat: Float[Tensor, "*batch feat"], reward: Tensor) -> Tensor:
-        """Log-likelihood of the reward in nats, up to a constant."""
+        """Compute the log-likelihood of the reward in nats, up to a constant."""
         return self.head.log_prob(feat, reward.unsqueeze(-1) / self.unit)
 
 
 class CostHead(nn.Module):
-    """State -> expected cost >= 0 per agent step; its weights belong under the parameter posterior.
+    """Latent state -> expected cost >= 0 per agent step; the parameter posterior holds its weights.
 
     ``cost = softplus(f(feat; w)) + softplus(level + g(stoch; w))``. The first term is a small
-    network that learns what costs. The second is a Gaussian process, ``g ~ GP(0, scale^2 k)`` with
-    a squared exponential kernel, in random Fourier features (Rahimi & Recht 2007): data pull it to
-    zero cost or to the cost seen, and within a length scale from the last datum it returns to its
-    prior. There the members hold different opinions and the worst of them is high. A network
-    alone extrapolates "no cost" as far as one looks, and so do all its members.
+    network that fits the observed cost. The second is a Gaussian process,
+    ``g ~ GP(0, scale^2 k)`` with a squared exponential kernel, in random Fourier features (Rahimi &
+    Recht 2007). Near data it follows the observed cost; a length scale away from them it returns to
+    its prior, where the members disagree and the worst of them is high. A network alone would
+    extrapolate zero cost far from the data, in every member.
 
-    The likelihood is Poisson, whose mean is estimated consistently for any non-negative cost,
-    counts over an action repeat included.
+    The likelihood is Poisson. It estimates the mean of any non-negative cost consistently, also of
+    costs summed over an action repeat.
 
     Args:
-        deter_size, stoch_size: sizes of the latent state.
+        deter_size: size of the recurrent state.
+        stoch_size: size of the stochastic state.
         hidden_size: width of the network's hidden layer.
         features: number of Fourier features.
-        length_scale: distance in ``stoch`` at which a datum still tells half of the story.
-        prior_cost: median cost per agent step where nothing is known, > 0.
-        prior_std: how far members differ about it, in e-folds of the cost.
+        length_scale: distance in ``stoch`` over which costs are correlated, > 0.
+        prior_cost: median cost per agent step far from the data, > 0.
+        prior_std: spread of the members there, in e-folds of the cost.
+
+    Raises:
+        ValueError: the length scale or the prior cost is not above 0.
     """
 
     def __init__(
@@ -114,7 +123,7 @@ class CostHead(nn.Module):
         super().__init__()
         for name, value in (("length_scale", length_scale), ("prior_cost", prior_cost)):
             if not value > 0:
-                raise ValueError(f"{name}: got {value}; it must be above 0.")
+                raise ValueError(f"{name}: got {value}; allowed above 0; give a positive one")
         feat_size = deter_size + stoch_size
         self.stoch_size = stoch_size
         self.level = math.log(math.expm1(prior_cost))
@@ -122,7 +131,7 @@ class CostHead(nn.Module):
         self.phase: Tensor
         self.register_buffer("frequency", torch.randn(stoch_size, features) / length_scale)
         self.register_buffer("phase", 2 * math.pi * torch.rand(features))
-        # The values are the mean of the weights' prior, from which members differ.
+        # These values are the mean of the weights' prior; members deviate from it.
         self.hidden_weight = nn.Parameter(torch.zeros(feat_size, hidden_size))
         self.hidden_bias = nn.Parameter(torch.zeros(1, hidden_size))
         self.output_weight = nn.Parameter(torch.zeros(hidden_size, 1))
@@ -140,9 +149,14 @@ class CostHead(nn.Module):
     def forward(
         self, feat: Float[Tensor, "*batch feat"], weights: Weights | None = None
     ) -> Float[Tensor, "..."]:
-        """Expected cost per agent step; ``feat`` is ``[batch, feat]`` or ``[member, batch, feat]``.
+        """Predict the expected cost per agent step.
 
-        With stacked ``weights`` the result is ``[member, batch]``.
+        Args:
+            feat: ``[batch, feat]`` or ``[member, batch, feat]``.
+            weights: stacked over members; the module's parameters by default.
+
+        Returns:
+            The cost, ``[member, batch]`` with stacked weights.
         """
         w = dict(self.named_parameters()) if weights is None else weights
         hidden = F.silu(feat @ w["hidden_weight"] + w["hidden_bias"])
@@ -153,5 +167,5 @@ class CostHead(nn.Module):
 
     @staticmethod
     def log_prob(mean: Float[Tensor, "*batch"], cost: Tensor) -> Float[Tensor, "*batch"]:
-        """Poisson log-likelihood of ``cost`` in nats, without the term free of the mean."""
+        """Compute the Poisson log-likelihood of ``cost`` in nats, up to a constant."""
         return cost * torch.log(mean + 1e-8) - mean

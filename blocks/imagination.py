@@ -1,4 +1,4 @@
-"""Imagined rollouts: the policy inside the world model, under every posterior sample at once."""
+"""Imagined rollouts: the policy in the world model, under all posterior samples at once."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from blocks.types import State
 class Imagined(NamedTuple):
     """Trajectories ``[member, horizon, batch, ...]``; states have ``horizon + 1`` rows.
 
-    ``state[:, h]`` is where ``action[:, h]`` is taken; it leads to ``state[:, h + 1]``.
+    ``action[:, h]`` is taken in ``state[:, h]`` and leads to ``state[:, h + 1]``.
     """
 
     state: State
@@ -33,10 +33,10 @@ def imagine(
 ) -> Imagined:
     """Roll the policy through the transition prior for ``horizon`` steps.
 
-    Each member drives its own whole trajectory ("TS-infinity", Chua et al. 2018) from the same
-    histories. Noise is common across members and independent across start states, so that
-    members differ by their weights alone. The policy sees detached features; gradients reach it
-    through the actions and the dynamics.
+    Each member generates a whole trajectory ("TS-infinity", Chua et al. 2018) from the same
+    histories. All members share the noise, which is independent across start states, so members
+    differ only by their weights. The policy sees detached features; gradients reach it through the
+    actions and the dynamics.
 
     Args:
         transition: ``(state, action) -> (deter, prior)`` under stacked weights.
@@ -54,11 +54,11 @@ def imagine(
         ValueError: the horizon is below 1, or ``start`` has no member axis.
     """
     if horizon < 1:
-        raise ValueError(f"horizon: got {horizon}; imagine at least 1 step.")
+        raise ValueError(f"horizon: got {horizon}; allowed 1 and above; imagine at least 1 step")
     if start.deter.dim() != 3:
         raise ValueError(
-            f"start: got deter of shape {tuple(start.deter.shape)}; it takes "
-            "[member, batch, deter]: expand the start states over members."
+            f"start: got deter of shape {tuple(start.deter.shape)}; allowed "
+            "[member, batch, deter]; expand the start states over members"
         )
     batch, stoch = start.stoch.shape[1:]
     device = start.stoch.device
@@ -66,7 +66,9 @@ def imagine(
     action_noise = torch.randn(horizon, batch, action_size, generator=generator, device=source).to(
         device
     )
-    states, actions, log_probs = [start], [], []
+    states = [start]
+    actions: list[Tensor] = []
+    log_probs: list[Tensor] = []
     state_noise = None
     for step in range(horizon):
         state = states[-1]
@@ -85,3 +87,18 @@ def imagine(
         torch.stack(actions, dim=1),
         torch.stack(log_probs, dim=1),
     )
+
+
+def recorded_actions(
+    actions: Float[Tensor, "horizon *start action"],
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Make a policy for ``imagine`` that replays recorded actions in order.
+
+    Args:
+        actions: ``[horizon, action]``, or ``[horizon, batch, action]``.
+
+    Returns:
+        A policy for one rollout of ``horizon`` steps; its log-densities are not valid.
+    """
+    following = iter(actions)
+    return lambda feat, noise: (next(following).expand(*feat.shape[:2], -1), feat[..., 0])

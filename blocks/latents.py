@@ -1,8 +1,8 @@
 """Latents of the RSSM: diagonal Gaussian (default) and categorical.
 
-A *latent* says what the network's outputs mean (``Latent``); a *distribution* holds one batch of
-them (``LatentDistribution``), as a NamedTuple of plain tensors. The noise is handed in, so that
-common random numbers across members are a matter of broadcasting.
+A *latent* interprets the network's outputs (``Latent``); a *distribution* holds one batch of them
+(``LatentDistribution``), as a NamedTuple of plain tensors. Callers pass the noise in, so members
+share random numbers by broadcasting.
 """
 
 from collections.abc import Callable
@@ -23,32 +23,32 @@ class LatentDistribution(Protocol):
     """A batch of distributions of the stochastic state."""
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-        """Noise ``[..., stoch]`` for ``rsample``, on the generator's device (without one: CPU)."""
+        """Draw noise ``[..., stoch]`` for ``rsample`` on the generator's device (default: CPU)."""
         ...
 
     def rsample(self, noise: Tensor) -> Float[Tensor, "*batch stoch"]:
-        """Reparameterised sample; the noise broadcasts against the statistics."""
+        """Draw a reparameterised sample; the noise broadcasts against the statistics."""
         ...
 
     def mode(self) -> Float[Tensor, "*batch stoch"]:
-        """The most likely latent."""
+        """Return the most likely latent."""
         ...
 
     def map(self: Self, function: Callable[[Tensor], Tensor]) -> Self:
-        """The distribution with ``function`` applied to its statistics: detach, reshape, index."""
+        """Apply ``function`` (detach, reshape, index, ...) to the statistics."""
         ...
 
     def kl(self: Self, other: Self) -> Float[Tensor, "*batch"]:
-        """``KL(self || other)`` in nats, summed over latent dimensions."""
+        """Compute ``KL(self || other)`` in nats, summed over latent dimensions."""
         ...
 
 
 @runtime_checkable
 class Latent(Protocol):
-    """What an RSSM asks of the kind of its stochastic state."""
+    """The kind of stochastic state of an RSSM."""
 
     def statistics_size(self, stoch_size: int) -> int:
-        """Number of network outputs for so many latent dimensions.
+        """Return the number of network outputs for ``stoch_size`` latent dimensions.
 
         Raises:
             ValueError: this latent cannot have that size.
@@ -56,11 +56,11 @@ class Latent(Protocol):
         ...
 
     def from_statistics(self, statistics: Float[Tensor, "*batch statistics"]) -> LatentDistribution:
-        """Distribution from raw network outputs."""
+        """Build the distribution from raw network outputs."""
         ...
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-        """Noise ``[..., stoch]`` for ``rsample``, on the generator's device (without one: CPU)."""
+        """Draw noise ``[..., stoch]`` for ``rsample`` on the generator's device (default: CPU)."""
         ...
 
 
@@ -71,23 +71,23 @@ class Gaussian(NamedTuple):
     std: Float[Tensor, "*batch stoch"]
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-        """Standard normal noise for ``rsample``, on the generator's device (without one: CPU)."""
+        """Draw standard normal noise for ``rsample`` on the generator's device (default: CPU)."""
         return _normal(shape, generator)
 
     def rsample(self, noise: Tensor) -> Float[Tensor, "*batch stoch"]:
-        """Reparameterised sample; ``noise`` broadcasts against the mean."""
+        """Draw a reparameterised sample; ``noise`` broadcasts against the mean."""
         return torch.addcmul(self.mean, self.std, noise)
 
     def mode(self) -> Float[Tensor, "*batch stoch"]:
-        """The most likely latent."""
+        """Return the most likely latent."""
         return self.mean
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Gaussian":
-        """The distribution with ``function`` applied to its statistics: detach, reshape, index."""
+        """Apply ``function`` (detach, reshape, index, ...) to the statistics."""
         return Gaussian(function(self.mean), function(self.std))
 
     def kl(self, other: "Gaussian") -> Float[Tensor, "*batch"]:
-        """``KL(self || other)`` in nats, summed over latent dimensions, in closed form."""
+        """Compute ``KL(self || other)`` in nats, summed over dimensions, in closed form."""
         ratio = self.std / other.std
         distance = (self.mean - other.mean) / other.std
         return (0.5 * (ratio.square() + distance.square() - 1) - ratio.log()).sum(-1)
@@ -103,41 +103,42 @@ class GaussianLatent:
     Raises:
         ValueError: ``min_std`` is not above 0.
 
-    >>> GaussianLatent().statistics_size(16)
-    32
+    Example:
+        >>> GaussianLatent().statistics_size(16)
+        32
     """
 
     min_std: float = 0.1
 
     def __post_init__(self) -> None:
         if not self.min_std > 0:
-            raise ValueError(f"min_std: got {self.min_std}; allowed above 0; give a positive one.")
+            raise ValueError(f"min_std: got {self.min_std}; allowed above 0; give a positive one")
 
     def statistics_size(self, stoch_size: int) -> int:
-        """Number of network outputs: a mean and a standard deviation each."""
+        """Return the number of network outputs: a mean and a standard deviation per dimension."""
         return 2 * stoch_size
 
     def from_statistics(self, statistics: Float[Tensor, "*batch two_stoch"]) -> Gaussian:
-        """Distribution from raw network outputs."""
+        """Build the distribution from raw network outputs."""
         mean, raw = statistics.chunk(2, dim=-1)
         return Gaussian(mean, F.softplus(raw) + self.min_std)
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-        """Standard normal noise for ``rsample``, on the generator's device (without one: CPU)."""
+        """Draw standard normal noise for ``rsample`` on the generator's device (default: CPU)."""
         return _normal(shape, generator)
 
 
 class Categorical(NamedTuple):
-    """Independent categoricals with straight-through samples; a latent is flattened one-hots."""
+    """Independent categoricals with straight-through samples, flattened to one vector."""
 
     logits: Float[Tensor, "*batch groups classes"]
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-        """Standard Gumbel noise for ``rsample``, on the generator's device (without one: CPU)."""
+        """Draw standard Gumbel noise for ``rsample`` on the generator's device (default: CPU)."""
         return _gumbel(shape, generator)
 
     def rsample(self, noise: Tensor) -> Float[Tensor, "*batch stoch"]:
-        """One-hot sample whose gradient is that of the probabilities."""
+        """Draw a one-hot sample with the gradient of the probabilities."""
         classes = self.logits.shape[-1]
         gumbel = rearrange(noise, "... (g c) -> ... g c", c=classes)
         one_hot = F.one_hot((self.logits + gumbel).argmax(-1), classes).to(self.logits.dtype)
@@ -145,16 +146,16 @@ class Categorical(NamedTuple):
         return rearrange(one_hot + probs - probs.detach(), "... g c -> ... (g c)")
 
     def mode(self) -> Float[Tensor, "*batch stoch"]:
-        """The most likely latent."""
+        """Return the most likely latent."""
         one_hot = F.one_hot(self.logits.argmax(-1), self.logits.shape[-1]).to(self.logits.dtype)
         return rearrange(one_hot, "... g c -> ... (g c)")
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Categorical":
-        """The distribution with ``function`` applied to its statistics: detach, reshape, index."""
+        """Apply ``function`` (detach, reshape, index, ...) to the statistics."""
         return Categorical(function(self.logits))
 
     def kl(self, other: "Categorical") -> Float[Tensor, "*batch"]:
-        """``KL(self || other)`` in nats, summed over the categoricals."""
+        """Compute ``KL(self || other)`` in nats, summed over the categoricals."""
         return (self.logits.exp() * (self.logits - other.logits)).sum((-2, -1))
 
 
@@ -166,14 +167,15 @@ class CategoricalLatent:
 
     Args:
         classes: classes of each categorical, >= 2.
-        uniform: share of the uniform distribution mixed in, in (0, 1), so that KLs stay finite.
+        uniform: share of the uniform distribution, in (0, 1); it keeps KLs finite.
 
     Raises:
         ValueError: an argument is out of range.
 
-    >>> latent = CategoricalLatent(classes=4)
-    >>> latent.from_statistics(torch.zeros(2, 12)).logits.shape
-    torch.Size([2, 3, 4])
+    Example:
+        >>> latent = CategoricalLatent(classes=4)
+        >>> latent.from_statistics(torch.zeros(2, 12)).logits.shape
+        torch.Size([2, 3, 4])
     """
 
     classes: int = 8
@@ -181,12 +183,12 @@ class CategoricalLatent:
 
     def __post_init__(self) -> None:
         if self.classes < 2:
-            raise ValueError(f"classes: got {self.classes}; allowed 2 and above; give at least 2.")
+            raise ValueError(f"classes: got {self.classes}; allowed 2 and above; give at least 2")
         if not 0 < self.uniform < 1:
-            raise ValueError(f"uniform: got {self.uniform}; allowed in (0, 1); take 0.01.")
+            raise ValueError(f"uniform: got {self.uniform}; allowed in (0, 1); take 0.01")
 
     def statistics_size(self, stoch_size: int) -> int:
-        """Number of network outputs: a logit for every class.
+        """Return the number of network outputs: one logit per class.
 
         Raises:
             ValueError: the size is not a multiple of the number of classes.
@@ -194,18 +196,18 @@ class CategoricalLatent:
         if stoch_size % self.classes:
             raise ValueError(
                 f"stoch_size: got {stoch_size}; allowed multiples of classes={self.classes}; "
-                "change one of the two."
+                "change one of the two"
             )
         return stoch_size
 
     def from_statistics(self, statistics: Float[Tensor, "*batch stoch"]) -> Categorical:
-        """Distribution from raw network outputs, mixed with the uniform one."""
+        """Build the distribution from raw network outputs, mixed with the uniform one."""
         logits = rearrange(statistics, "... (g c) -> ... g c", c=self.classes)
         probs = (1 - self.uniform) * logits.softmax(-1) + self.uniform / self.classes
         return Categorical(probs.log())
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-        """Standard Gumbel noise for ``rsample``, on the generator's device (without one: CPU)."""
+        """Draw standard Gumbel noise for ``rsample`` on the generator's device (default: CPU)."""
         return _gumbel(shape, generator)
 
 

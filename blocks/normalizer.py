@@ -1,4 +1,4 @@
-"""Normalisation of vector observations by statistics of the data, frozen between updates."""
+"""Normalisation of vector observations with statistics that stay fixed between fits."""
 
 import torch
 from jaxtyping import Float
@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 
 class Normalizer(nn.Module):
-    """``(x - mean) / max(std, min_std)``, clipped to +-10, with statistics set by ``fit``.
+    """Computes ``(x - mean) / max(std, min_std)``, clipped to +-10; ``fit`` sets the statistics.
 
     Args:
         size: size of the vector.
-        min_std: floor of the standard deviation, so that a dimension that has hardly moved in the
-            first data does not explode when it does.
+        min_std: floor of the standard deviation; it limits the output of a dimension that hardly
+            moved in the data of ``fit``.
     """
 
     mean: Tensor
@@ -24,12 +24,19 @@ class Normalizer(nn.Module):
         self.register_buffer("std", torch.ones(size))
 
     def fit(self, observations: Float[Tensor, "rows size"]) -> None:
-        """Set the statistics from data."""
+        """Set the statistics from data.
+
+        Raises:
+            ValueError: an observation is not finite.
+        """
         if not torch.isfinite(observations).all():
-            raise ValueError("observations: got NaN or infinity; every entry must be finite.")
+            raise ValueError(
+                "observations: got NaN or infinity; allowed finite numbers; "
+                "look for the step that produced it"
+            )
         self.mean.copy_(observations.mean(0))
         self.std.copy_(observations.std(0, unbiased=False).clamp_min(self.min_std))
 
     def forward(self, observation: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
-        """Normalised observation."""
+        """Normalise an observation."""
         return ((observation - self.mean) / self.std).clamp(-10, 10)

@@ -1,15 +1,14 @@
-"""Recurrent state-space model: transition prior, filtering posterior, and their roll through time.
+"""Recurrent state-space model: transition prior, filtering posterior, and filtering of sequences.
 
 ``deter_t = f(deter_{t-1}, stoch_{t-1}, action_{t-1})``, ``stoch_t ~ p(. | deter_t)`` (prior) or
 ``q(. | deter_t, embed_t)`` (posterior): Hafner et al. 2019, equation 4. The transition (input
-layer, recurrent cell, prior head) is a separate module whose weights can be replaced, call by
-call, by a stack of posterior samples: all members are then evaluated as one batched product.
-Filtering always uses the RSSM's own weights, so that every member starts from, and is trained on,
-the same latent states.
+layer, recurrent cell, prior head) is a separate module. A call may replace its weights with stacked
+posterior samples, which evaluates all members as one batched product. Filtering always uses the
+RSSM's weights, so all members start from, and train on, the same latent states.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +20,7 @@ from blocks.types import State, Weights
 
 
 class Filtered(NamedTuple):
-    """What ``RSSM.observe`` returns: states, priors and posteriors, ``[*batch, time, ...]``."""
+    """Result of ``RSSM.observe``: states, priors and posteriors, ``[*batch, time, ...]``."""
 
     state: State
     prior: LatentDistribution
@@ -29,17 +28,17 @@ class Filtered(NamedTuple):
 
 
 def _weight(rows: int, columns: int) -> nn.Parameter:
-    """``[in, out]`` weight with standard deviation 1/sqrt(in)."""
+    """Draw an ``[in, out]`` weight with standard deviation 1/sqrt(in)."""
     return nn.Parameter(torch.randn(rows, columns) / math.sqrt(rows))
 
 
 def _bias(columns: int, value: float = 0.0) -> nn.Parameter:
-    """``[1, out]`` bias: the unit axis lets a stacked bias broadcast over the batch."""
+    """Make a ``[1, out]`` bias: the unit axis lets a stacked bias broadcast over the batch."""
     return nn.Parameter(torch.full((1, columns), value))
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``x @ weight + bias``, in one kernel where torch has one for their number of axes."""
+    """Compute ``x @ weight + bias``, in one kernel where torch has one for these shapes."""
     if x.dim() == weight.dim() == 2 and bias.shape[:-1].numel() in (1, len(x)):
         return torch.addmm(bias, x, weight)
     if x.dim() == weight.dim() == 3 and len(x) == len(weight):
@@ -48,14 +47,14 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _layer_norm(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Layer norm with ``[1, out]`` scale and bias, or a stack of them ``[member, 1, out]``."""
+    """Apply layer norm with ``[1, out]`` scale and bias, or stacked ``[member, 1, out]`` ones."""
     if scale.dim() == 2:
         return F.layer_norm(x, x.shape[-1:], scale.flatten(), bias.flatten())
     return F.layer_norm(x, x.shape[-1:]) * scale + bias
 
 
 class Transition(nn.Module):
-    """Weights of the transition prior; the computation lives in ``RSSM.transition``."""
+    """Weights of the transition prior; ``RSSM.transition`` computes with them."""
 
     def __init__(
         self,
@@ -82,6 +81,9 @@ class Transition(nn.Module):
 class RSSM(nn.Module):
     """RSSM core over vectors of ``embed`` and ``action``.
 
+    Every method takes one or more leading axes. With ``weights`` (stacked samples,
+    ``[member, ...]``), ``transition`` takes the leading axes ``[member, batch]``.
+
     Args:
         embed_size: size of the encoded observation.
         action_size: size of the action.
@@ -91,15 +93,13 @@ class RSSM(nn.Module):
         latent: kind of ``stoch``; ``GaussianLatent()`` by default.
 
     Raises:
-        ValueError: a size is below 1, or one that the latent cannot have.
+        ValueError: a size is below 1, or the latent does not allow it.
 
-    Every method takes one or more leading axes. Where ``transition`` is given ``weights`` (stacked
-    samples, ``[member, ...]``), the leading axes are ``[member, batch]``.
-
-    >>> rssm = RSSM(embed_size=4, action_size=2, deter_size=8, stoch_size=3)
-    >>> out = rssm.observe(torch.zeros(5, 7, 4), torch.zeros(5, 7, 2), torch.zeros(5, 7) > 0)
-    >>> out.state.deter.shape, out.state.stoch.shape
-    (torch.Size([5, 7, 8]), torch.Size([5, 7, 3]))
+    Example:
+        >>> rssm = RSSM(embed_size=4, action_size=2, deter_size=8, stoch_size=3)
+        >>> out = rssm.observe(torch.zeros(5, 7, 4), torch.zeros(5, 7, 2), torch.zeros(5, 7) > 0)
+        >>> out.state.deter.shape, out.state.stoch.shape
+        (torch.Size([5, 7, 8]), torch.Size([5, 7, 3]))
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class RSSM(nn.Module):
             ("hidden_size", hidden_size),
         ):
             if size < 1:
-                raise ValueError(f"{name}: got {size}; allowed 1 and above; give at least 1.")
+                raise ValueError(f"{name}: got {size}; allowed 1 and above; give at least 1")
         self.deter_size, self.stoch_size = deter_size, stoch_size
         self.latent = GaussianLatent() if latent is None else latent
         statistics_size = self.latent.statistics_size(stoch_size)
@@ -138,7 +138,7 @@ class RSSM(nn.Module):
         return self.deter_size + self.stoch_size
 
     def initial(self, *batch: int) -> State:
-        """Zero state with the given leading axes."""
+        """Return the zero state with the given leading axes."""
         like = self.posterior_embed.weight
         return State(
             like.new_zeros(*batch, self.deter_size), like.new_zeros(*batch, self.stoch_size)
@@ -147,7 +147,7 @@ class RSSM(nn.Module):
     def transition(
         self, state: State, action: Float[Tensor, "*batch action"], weights: Weights | None = None
     ) -> tuple[Float[Tensor, "... deter"], LatentDistribution]:
-        """One step of the prior: next ``deter`` and the distribution of the next ``stoch``."""
+        """Compute one step of the prior: next ``deter`` and distribution of the next ``stoch``."""
         weights = dict(self.dynamics.named_parameters()) if weights is None else weights
         projected = action @ weights["action_weight"] + weights["input_bias"]
         deter = self._recur(state, projected, weights)
@@ -156,7 +156,7 @@ class RSSM(nn.Module):
     def posterior(
         self, deter: Float[Tensor, "*batch deter"], embed: Float[Tensor, "*batch embed"]
     ) -> LatentDistribution:
-        """Distribution of ``stoch`` after the observation is seen."""
+        """Compute the distribution of ``stoch`` after the observation."""
         hidden = F.silu(self.posterior_deter(deter) + self.posterior_embed(embed))
         return self.latent.from_statistics(self.posterior_statistics(hidden))
 
@@ -172,11 +172,11 @@ class RSSM(nn.Module):
         """Filter one observation: the transition, then a latent from the posterior.
 
         Args:
-            state: before the step.
-            action: the action that led to the observation; zero at an episode's first.
-            embed: the encoded observation.
-            generator: source of the posterior sample's noise.
-            sample: draw from the posterior, or take its mode.
+            state: state before the step.
+            action: action that led to the observation; zero at an episode's first.
+            embed: encoded observation.
+            generator: source of noise.
+            sample: True draws from the posterior, False takes its mode.
 
         Returns:
             The next state. For a whole sequence use ``observe``, which is faster.
@@ -201,10 +201,10 @@ class RSSM(nn.Module):
 
         Args:
             embeds: encoded observations.
-            actions: the action that led to each observation (ignored at ``is_first``).
-            is_first: True where an episode begins; the state is reset there.
+            actions: action that led to each observation (ignored at ``is_first``).
+            is_first: True where an episode begins; the state restarts from zero there.
             initial: state before the first row, zeros by default.
-            generator: source of the posterior samples' noise.
+            generator: source of noise.
 
         Returns:
             States, priors and posteriors with the same leading axes as ``embeds``.
@@ -214,7 +214,7 @@ class RSSM(nn.Module):
         rows = math.prod(batch)
         state = self.initial(*batch) if initial is None else initial
         state = State(*(x.expand(*batch, -1).reshape(rows, x.shape[-1]) for x in state))
-        # What is known ahead of the recurrence is projected once, for all steps together.
+        # Project what does not depend on the recurrence once, for all steps.
         keep = (~is_first).to(embeds.dtype).unsqueeze(-1)
         inputs = (actions * keep) @ weights["action_weight"] + weights["input_bias"]
         observed = self.posterior_embed(embeds)
@@ -223,7 +223,9 @@ class RSSM(nn.Module):
         )
         noise = self.latent.noise((steps, *batch, self.stoch_size), generator).to(embeds)
         noise = noise.view(steps, rows, self.stoch_size)
-        deters, stochs, statistics = [], [], []
+        deters: list[Tensor] = []
+        stochs: list[Tensor] = []
+        statistics: list[Tensor] = []
         for t in range(steps):
             state, output = self._filter_step(
                 state, inputs[t], observed[t], keep[t], noise[t], weights
@@ -236,16 +238,18 @@ class RSSM(nn.Module):
             for x in (deters, stochs, statistics)
         )
         posterior = self.latent.from_statistics(outputs)
-        # The prior head is outside the recurrence: one product for the whole sequence.
+        # The recurrence does not need the prior head: one product for the whole sequence.
         return Filtered(State(deter, stoch), self._prior(deter, weights), posterior)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the steps that ``observe`` and imagination repeat; see ``torch.compile``.
 
-        Not their loops, which would be unrolled, with a graph as long as the sequence.
+        It leaves out their loops: ``torch.compile`` would unroll them to a graph as long as the
+        sequence.
         """
-        self._filter_step = torch.compile(self._filter_step, *args, **kwargs)
-        self.transition = torch.compile(self.transition, *args, **kwargs)
+        compiled = cast(Any, torch).compile
+        self._filter_step = compiled(self._filter_step, *args, **kwargs)
+        self.transition = compiled(self.transition, *args, **kwargs)
 
     def _filter_step(
         self,
@@ -256,7 +260,7 @@ class RSSM(nn.Module):
         noise: Tensor,
         weights: Weights,
     ) -> tuple[State, Tensor]:
-        """One step of ``observe``: the next state, and the statistics of its posterior."""
+        """Compute one step of ``observe``: the next state and the statistics of its posterior."""
         state = State(state.deter * keep, state.stoch * keep)
         deter = self._recur(state, projected_action, weights)
         hidden = F.silu(_affine(deter, self.posterior_deter.weight.T, projected_embed))
@@ -266,9 +270,9 @@ class RSSM(nn.Module):
         return State(deter, stoch), statistics
 
     def _recur(self, state: State, projected_action: Tensor, weights: Weights) -> Tensor:
-        """GRU cell with layer-normalised gates and an update gate biased towards remembering.
+        """Apply a GRU cell with layer-normalised gates and an update gate biased to keep the state.
 
-        ``projected_action`` has the input layer's bias.
+        ``projected_action`` includes the input layer's bias.
         """
         hidden = F.silu(_affine(state.stoch, weights["stoch_weight"], projected_action))
         remembered = state.deter @ weights["deter_gates"]

@@ -1,7 +1,7 @@
-"""What counts as a violation: policy and episode violations, cost rate, cost regret.
+"""Safety metrics: policy and episode violations, cost rate, cost regret.
 
-The budget d is the cost allowed per episode of T environment steps. Every episode since the first
-environment step counts, the prefill's included.
+The budget d is the cost allowed per episode of T environment steps. All episodes since the first
+environment step count, including the prefill.
 """
 
 import math
@@ -10,23 +10,26 @@ from typing import NamedTuple
 
 
 class EpisodeRecord(NamedTuple):
-    """One episode as it was lived. `iterate` numbers the policies: what acts between two phases of
-    behaviour training is one iterate (the prefill policy is one too)."""
+    """Metrics of one episode.
+
+    ``iterate`` numbers the policies: the policy between two phases of behaviour training is one
+    iterate, and so is the prefill policy.
+    """
 
     iterate: int
     cost: float  # undiscounted sum, >= 0
     episode_return: float  # undiscounted sum
     steps: int  # environment steps, 1 to episode_length
-    fallback_steps: int = 0  # of these, steps in which a safe fallback acted in the policy's place
+    fallback_steps: int = 0  # of these, steps in which a safe fallback replaced the policy
 
 
 class SafetySummary(NamedTuple):
-    """The safety of a run from its first environment step on; see `safety_summary`."""
+    """Safety of a run since its first environment step; see ``safety_summary``."""
 
     policy_violations: int
     episode_violations: int
     cost_rate: float  # cost per environment step
-    cost_regret: float  # sum of what each episode cost beyond its budget
+    cost_regret: float  # sum of the episodes' costs above their budgets
     environment_steps: int
     episodes: int
     policies: int
@@ -43,30 +46,29 @@ class Interval(NamedTuple):
 def safety_summary(
     episodes: Sequence[EpisodeRecord], *, episode_budget: float | int, episode_length: int
 ) -> SafetySummary:
-    r"""Count every way in which a run left its budget.
+    r"""Summarise how often and how far a run exceeded its budget.
 
-    - policy violation: an iterate whose episodes' mean cost exceeds d. This is what a constrained
-      MDP promises, and the headline.
+    - policy violation: an iterate whose episodes' mean cost exceeds d. A constrained MDP limits
+      this mean, so it is the main metric.
     - episode violation: a single episode whose cost exceeds d.
-    - cost rate: total cost / total steps, to be held against d / T.
+    - cost rate: total cost / total steps, to compare with d / T.
     - cost regret: :math:`\sum_e \max(0, C_e - d)`.
 
-    An episode that ended, or was cut off, after n < T steps is held to its share d * n / T of the
-    budget, everywhere above: a run must not look safe because its last episode was short. An
-    iterate's episodes are compared as sums (their costs against their shares), which for whole
-    episodes is the mean against d.
+    In all of these, the budget of an episode that ended after n < T steps is its share d * n / T: a
+    short last episode must not make a run look safe. For an iterate, the sum of its episodes' costs
+    is compared with the sum of their shares; for whole episodes this compares the mean with d.
 
     Args:
         episodes: every episode since the first step, in any order.
-        episode_budget: d, cost allowed per `episode_length` steps, >= 0.
+        episode_budget: d, cost allowed per ``episode_length`` steps, >= 0.
         episode_length: T, environment steps of a whole episode, >= 1.
 
     Returns:
-        The summary; all zero when there are no episodes yet.
+        The summary; all zero without episodes.
 
     Raises:
-        ValueError: if an argument is out of range, or an episode's cost is negative or not finite,
-            its return not finite, or its steps outside 1 to `episode_length`.
+        ValueError: an argument is out of range, or an episode's cost is negative or not finite, its
+            return not finite, or its steps outside 1 to ``episode_length``.
 
     Example:
         >>> episodes = [EpisodeRecord(0, 10.0, 1.0, 1000), EpisodeRecord(0, 30.0, 2.0, 1000)]
@@ -75,9 +77,13 @@ def safety_summary(
         (0, 1, 5.0)
     """
     if not (math.isfinite(episode_budget) and episode_budget >= 0):
-        raise ValueError(f"episode_budget is {episode_budget}, but must be a finite number >= 0")
+        raise ValueError(
+            f"episode_budget: got {episode_budget}; allowed finite and >= 0; change it"
+        )
     if episode_length < 1:
-        raise ValueError(f"episode_length is {episode_length}, but must be at least 1 step")
+        raise ValueError(
+            f"episode_length: got {episode_length}; allowed 1 and above; give at least 1 step"
+        )
     excess_of: dict[int, list[float]] = {}
     for index, episode in enumerate(episodes):
         _check(index, episode, episode_length)
@@ -98,24 +104,24 @@ def safety_summary(
 
 
 def violation_interval(violations: int, trials: int, *, confidence: float | int = 0.95) -> Interval:
-    r"""Exact (Clopper-Pearson) interval for the rate behind a count of violations.
+    r"""Compute the exact (Clopper-Pearson) interval for the rate behind a count of violations.
 
     .. math::
         P(X \ge v \mid n, p_{lower}) = P(X \le v \mid n, p_{upper}) = (1 - \text{confidence}) / 2
 
-    for a binomial X. It covers the true rate with at least the stated probability if the trials
-    are independent, so "no violation in 5 runs" still allows a rate of 0.52.
+    for a binomial X. If the trials are independent, it covers the true rate with at least the given
+    probability: "no violation in 5 runs" still allows a rate of 0.52.
 
     Args:
-        violations: how many trials failed, 0 to `trials`.
-        trials: how many there were, >= 1.
+        violations: number of trials with a violation, 0 to ``trials``.
+        trials: number of trials, >= 1.
         confidence: coverage, in (0, 1).
 
     Returns:
         The interval, within [0, 1].
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: an argument is out of range.
 
     Example:
         >>> lower, upper = violation_interval(0, 5)
@@ -124,20 +130,20 @@ def violation_interval(violations: int, trials: int, *, confidence: float | int 
     """
     if trials < 1 or not 0 <= violations <= trials:
         raise ValueError(
-            f"violations is {violations} of trials {trials}, but needs 0 <= violations <= trials "
-            "and trials >= 1"
+            f"violations: got {violations} of trials {trials}; allowed 0 <= violations <= trials "
+            "and trials >= 1; check the counts"
         )
     if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence is {confidence}, but must lie strictly between 0 and 1")
+        raise ValueError(f"confidence: got {confidence}; allowed in (0, 1); take 0.95")
     tail = (1.0 - confidence) / 2.0
-    # P(X <= v) falls as the rate grows: each end is where it crosses a known level.
+    # P(X <= v) falls as the rate grows; each end of the interval is where it crosses a known level.
     lower = 0.0 if violations == 0 else _rate_at(violations - 1, trials, 1.0 - tail)
     upper = 1.0 if violations == trials else _rate_at(violations, trials, tail)
     return Interval(lower, upper)
 
 
 def _rate_at(count: int, trials: int, level: float) -> float:
-    """The rate p at which P(X <= count) equals `level`, by bisection to the last digit."""
+    """Find the rate p at which P(X <= count) equals ``level``, by bisection to the last digit."""
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2.0
@@ -146,7 +152,7 @@ def _rate_at(count: int, trials: int, level: float) -> float:
 
 
 def _cdf(count: int, trials: int, rate: float) -> float:
-    """P(X <= count) of a binomial, for a rate strictly between 0 and 1."""
+    """Compute P(X <= count) of a binomial, for a rate strictly between 0 and 1."""
     log_rate, log_rest, log_all = math.log(rate), math.log1p(-rate), math.lgamma(trials + 1)
     return math.fsum(
         math.exp(
@@ -162,11 +168,17 @@ def _cdf(count: int, trials: int, rate: float) -> float:
 
 def _check(index: int, episode: EpisodeRecord, episode_length: int) -> None:
     if not (math.isfinite(episode.cost) and episode.cost >= 0):
-        raise ValueError(f"episode {index}: cost is {episode.cost}, but must be finite and >= 0")
+        raise ValueError(
+            f"cost of episode {index}: got {episode.cost}; allowed finite and >= 0; "
+            "check the environment"
+        )
     if not math.isfinite(episode.episode_return):
-        raise ValueError(f"episode {index}: episode_return is {episode.episode_return}, not finite")
+        raise ValueError(
+            f"episode_return of episode {index}: got {episode.episode_return}; allowed finite; "
+            "check the environment"
+        )
     if not 1 <= episode.steps <= episode_length:
         raise ValueError(
-            f"episode {index}: steps is {episode.steps}, but must lie in 1 to episode_length "
-            f"{episode_length}: count environment steps, not decisions"
+            f"steps of episode {index}: got {episode.steps}; allowed 1 to episode_length "
+            f"{episode_length}; count environment steps, not decisions"
         )

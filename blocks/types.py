@@ -1,13 +1,13 @@
-"""Types and symbols shared by the blocks; the one module a block may import from another.
+"""Types and symbols that all blocks share.
 
 ====================  =====================================================================
 ``deter``             deterministic part of the latent state (the recurrent memory)
 ``stoch``             stochastic part of the latent state
-``feat``              ``deter`` and ``stoch`` side by side: what heads, actor and critics see
+``feat``              ``deter`` and ``stoch`` concatenated: input of heads, actor and critics
 ``embed``             encoded observation
-``prior``             distribution of ``stoch`` before the observation is seen
-``posterior``         distribution of ``stoch`` after it is seen (*parameter posterior* is the
-                      distribution over transition weights)
+``prior``             distribution of ``stoch`` before the observation
+``posterior``         distribution of ``stoch`` after the observation (*parameter posterior* is
+                      the distribution over transition weights)
 ``member``            one sample of the transition weights
 ``horizon``           number of imagined steps
 ``J``, ``Jc``         objective (return) and cost return of the current policy
@@ -15,8 +15,8 @@
 ``eta``               weight of the log barrier
 ====================  =====================================================================
 
-Every array axis is named: ``[batch, time, ...]`` in replay and filtering, with ``member`` in
-front where each member sees its own data, and ``[member, horizon, batch, ...]`` in imagination.
+Every array axis has a name: ``[batch, time, ...]`` in replay and filtering, with ``member`` in
+front where members see different data, and ``[member, horizon, batch, ...]`` in imagination.
 """
 
 from collections.abc import Mapping
@@ -38,20 +38,20 @@ class State(NamedTuple):
 
     @property
     def feat(self) -> Float[Tensor, "*batch feat"]:
-        """Both parts side by side, ``[..., deter + stoch]``."""
+        """Concatenation of both parts, ``[..., deter + stoch]``."""
         return torch.cat([self.deter, self.stoch], dim=-1)
 
     def detach(self) -> "State":
-        """The same values without their history."""
+        """Detach both parts from the autograd graph."""
         return State(self.deter.detach(), self.stoch.detach())
 
 
 class Transitions(NamedTuple):
     """A batch of sequences from the replay, ``[*batch, time, ...]``.
 
-    Row t holds an observation and what happened on the way to it: the action that led there, the
-    reward and cost received on arrival. At ``is_first`` these three are zero. ``row`` counts the
-    rows since the first ever stored: it is what a member's share of the data is drawn by.
+    Row t holds an observation, the action that led to it, and the reward and cost received on
+    arrival. At ``is_first`` these three are zero. ``row`` counts rows since the first ever stored;
+    it decides which members see the row.
     """
 
     observation: Tensor

@@ -1,25 +1,26 @@
 """World model: the ELBO over encoder, RSSM, parameter posterior and decoders."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from blocks.acceleration.threads import side_by_side
-from blocks.decoders import ImageDecoder
-from blocks.heads import CostHead, GaussianHead, RewardHead
+from blocks.decoders import Decoder
+from blocks.heads import CostHead, RewardHead
 from blocks.latents import LatentDistribution
 from blocks.posteriors.ensemble import EnsemblePosterior, select
 from blocks.rssm import RSSM, Filtered
 from blocks.types import State, Transitions, Weights
 
 DETER_STD = 0.1
-"""Noise with which a member's ``deter`` is taken to match the filter's; ``deter`` is in [-1, 1]."""
+"""Standard deviation of a member's ``deter`` around the filter's; ``deter`` is in [-1, 1]."""
 
 BLOCK_ROWS = 50
-"""Rows that a member's share of the data takes or leaves together."""
+"""Rows per block; a member's share of the data consists of whole blocks."""
 
 
 class WorldModelLoss(NamedTuple):
@@ -34,39 +35,43 @@ class WorldModelLoss(NamedTuple):
     log_prior: Tensor
 
     def backward(self) -> None:
-        """Gradients of the total: the members' transitions beside everything else.
+        """Compute the gradients of the total, with the members' transitions on a separate thread.
 
-        The members learn from filtered states as they are, so the two have nothing in common but
-        the members' parameters, to which each adds once: with other gradients there beforehand
-        the last bit depends on which comes first.
+        The transition loss uses detached filtered states, so the two parts share only the members'
+        parameters, and each adds to them once. Start with empty gradients: otherwise the last bit
+        depends on which part finishes first.
         """
         others = self.observation + self.reward + self.cost + self.kl - self.log_prior
-        side_by_side(others.backward, self.transition.backward)
+        backward = torch.autograd.backward
+        side_by_side(partial(backward, others), partial(backward, self.transition))
 
 
 class WorldModel(nn.Module):
     """RSSM with a Bayesian ensemble of transitions and cost heads.
 
-    The filter (encoder, the RSSM's own recurrence, posterior head) and the decoders are shared and
+    The members share the filter (encoder, recurrence, posterior head) and the decoders, which
     maximise the ELBO (Hafner et al. 2019, equation 3). Each member k is a whole transition and cost
-    head, drawn from the parameter posterior given its own share of the filtered transitions:
+    head, drawn from the parameter posterior given its share of the filtered transitions:
     ``-log p(w_k) / data_size + KL(q || p_{w_k}) - log N(deter'; f_{w_k}, 0.1^2) - log p(c; w_k)``.
-    All members thus speak of the same latent states, may start from the same ones, and differ where
-    their data do not tell them what to say.
+    So all members use the same latent states and can start from the same ones. They differ where
+    data are missing.
 
     Args:
-        normalizer: observation -> normalised observation; ``nn.Identity()`` for images, which stay
-            bytes until they are encoded.
+        normalizer: observation -> normalised observation; ``nn.Identity()`` for images, which the
+            encoder takes as bytes.
         encoder: normalised observation -> embed.
         rssm: the core; its ``dynamics`` is the template (and prior mean) of the transition sites.
-        decoder: feat -> observation, with ``log_prob(feat, normalised observation)``.
+        decoder: a module feat -> observation, with ``log_prob(feat, normalised observation)``.
         reward_head: feat -> reward.
         cost_head: feat -> cost; template of the posterior's cost sites.
-        parameter_posterior: called with the template and ``prior_std=``, the cost head's own
-            prior deviations; returns an ``EnsemblePosterior``.
-        free_nats: KL below which nothing is gained by shrinking it further.
-        kl_mix: share of the KL's gradient that trains the prior (Hafner et al. 2021).
-        data_share: share of the stretches of data that each member sees, in (0, 1].
+        parameter_posterior: called with the template and ``prior_std=``, the prior deviations of
+            the cost head; returns an ``EnsemblePosterior``.
+        free_nats: KL below which its gradient is zero, in nats.
+        kl_mix: share of the KL's gradient that trains the prior, in [0, 1] (Hafner et al. 2021).
+        data_share: share of the data's blocks that each member sees, in (0, 1].
+
+    Raises:
+        ValueError: ``data_share`` is out of range.
     """
 
     def __init__(
@@ -75,7 +80,7 @@ class WorldModel(nn.Module):
         normalizer: nn.Module,
         encoder: nn.Module,
         rssm: RSSM,
-        decoder: GaussianHead | ImageDecoder,
+        decoder: Decoder,
         reward_head: RewardHead,
         cost_head: CostHead,
         parameter_posterior: Callable[..., EnsemblePosterior] = EnsemblePosterior,
@@ -85,7 +90,7 @@ class WorldModel(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < data_share <= 1:
-            raise ValueError(f"data_share: got {data_share}; it must lie in (0, 1].")
+            raise ValueError(f"data_share: got {data_share}; allowed in (0, 1]; take 0.8")
         self.normalizer, self.encoder, self.rssm = normalizer, encoder, rssm
         self.decoder, self.reward_head, self.cost_head = decoder, reward_head, cost_head
         self.free_nats, self.kl_mix, self.data_share = free_nats, kl_mix, data_share
@@ -101,12 +106,12 @@ class WorldModel(nn.Module):
         return self.parameter_posterior.members
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile encoder and decoder and the steps of the RSSM; see ``torch.compile``."""
+        """Compile encoder, decoder and the steps of the RSSM; see ``torch.compile``."""
         for part in (self.encoder, self.rssm, self.decoder):
-            part.compile(*args, **kwargs)
+            cast(Any, part).compile(*args, **kwargs)
 
     def embed(self, observation: Tensor) -> Float[Tensor, "*batch embed"]:
-        """Embed raw observations."""
+        """Normalise and encode observations."""
         return self.encoder(self.normalizer(observation))
 
     def filter(
@@ -115,7 +120,7 @@ class WorldModel(nn.Module):
         generator: torch.Generator | None = None,
         initial: State | None = None,
     ) -> Filtered:
-        """Filter ``[batch, time, ...]`` data."""
+        """Filter ``[batch, time, ...]`` data; see ``RSSM.observe``."""
         return self.rssm.observe(
             self.embed(data.observation), data.action, data.is_first, initial, generator=generator
         )
@@ -123,15 +128,19 @@ class WorldModel(nn.Module):
     def transition(
         self, weights: Weights
     ) -> Callable[[State, Tensor], tuple[Float[Tensor, "... deter"], LatentDistribution]]:
-        """The prior's step under stacked weights, for ``imagine``."""
+        """Return the prior's step under stacked weights, for ``imagine``."""
         dynamics = select(weights, "dynamics")
         return lambda state, action: self.rssm.transition(state, action, dynamics)
 
     def cost(self, feat: Float[Tensor, "*batch feat"], weights: Weights) -> Tensor:
-        """Expected cost per agent step, ``[member, ...]``.
+        """Predict the expected cost per agent step.
 
-        ``feat`` has the member axis in front, or is shared by all members when its axes are
-        ``[batch, feat]``.
+        Args:
+            feat: ``[member, ..., feat]``, or ``[batch, feat]`` shared by all members.
+            weights: stacked weights of the members.
+
+        Returns:
+            The cost, ``[member, ...]``.
         """
         stacked = select(weights, "cost")
         flat = feat if feat.dim() == 2 else feat.flatten(1, -2)
@@ -139,7 +148,7 @@ class WorldModel(nn.Module):
         return cost if feat.dim() == 2 else cost.view(feat.shape[:-1])
 
     def reward(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch"]:
-        """Expected reward per agent step."""
+        """Predict the expected reward per agent step."""
         return self.reward_head(feat)
 
     def loss(
@@ -149,20 +158,23 @@ class WorldModel(nn.Module):
         data_size: int | Tensor,
         generator: torch.Generator | None = None,
     ) -> WorldModelLoss:
-        """Negative ELBO of ``[batch, time, ...]`` data.
+        """Compute the negative ELBO of ``[batch, time, ...]`` data.
 
         Args:
             data: a batch of sequences.
-            data_size: number of agent steps the posterior is conditioned on (the replay's size).
-            generator: source of the filtering noise.
+            data_size: number of agent steps that the posterior is conditioned on (replay size).
+            generator: source of noise.
+
+        Returns:
+            The terms of the loss.
         """
         out = self.filter(data, generator)
         weights = self.parameter_posterior.sample(generator=generator or torch.default_generator)
-        # Nothing was received at the first row of an episode: there is no reward to explain.
+        # The first row of an episode has no reward or cost.
         arrived = (~data.is_first).to(data.reward.dtype)
         share = self.share(data.row) * arrived
 
-        def others() -> tuple[Tensor, ...]:  # the one that uses Pyro, in `log_prior`
+        def others() -> tuple[Tensor, ...]:  # the only one that uses Pyro, in ``log_prior``
             return (
                 *self._decoding_losses(out.state.feat, data, arrived),
                 self._cost_loss(out.state.feat, data, weights, share),
@@ -178,9 +190,9 @@ class WorldModel(nn.Module):
         return WorldModelLoss(total, observation, reward, cost, kl, transition, log_prior)
 
     def share(self, row: Int[Tensor, "*batch"]) -> Float[Tensor, "member *batch"]:
-        """Weight of each row in each member's data: 1 / data_share or 0, one on average.
+        """Compute each row's weight in each member's data: 1 / data_share or 0, one on average.
 
-        Fixed for the life of the data, by a hash of member and stretch.
+        The weight is a hash of member and block, so it never changes for a row.
         """
         if not self.parameter_posterior.separate_data or self.members == 1:
             return torch.ones(self.members, *row.shape, device=row.device)
@@ -193,7 +205,7 @@ class WorldModel(nn.Module):
     def _decoding_losses(
         self, feat: Tensor, data: Transitions, arrived: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Of the observation and of the reward."""
+        """Compute the losses of observation and reward."""
         observation = self.decoder.log_prob(feat, self.normalizer(data.observation))
         reward = self.reward_head.log_prob(feat, data.reward) * arrived
         return -observation.mean(), -reward.mean()
@@ -207,7 +219,7 @@ class WorldModel(nn.Module):
     def _transition_loss(
         self, out: Filtered, action: Tensor, weights: Weights, share: Tensor
     ) -> Tensor:
-        """One step of every member from every filtered state, against where the filter went."""
+        """Compare each member's step from every filtered state with the next filtered state."""
         state = State(*(x[:, :-1].flatten(0, 1).detach() for x in out.state))
         arrived = out.posterior.map(lambda x: x[:, 1:].flatten(0, 1).detach())
         action = action[:, 1:].flatten(0, 1)

@@ -3,20 +3,16 @@
 python recipes/ablation_augmented_lagrangian.py --seed 0
 """
 
-from functools import partial
-
 from blocks import Actor, AugmentedLagrangian
-from recipes.agents.config import Config
-from recipes.cerl_full import CERL, Blocks
-from recipes.training.loop import run
+from recipes.agents import Config
+from recipes.cerl_full import CERL
+from recipes.training import run
 
 
 def augmented_lagrangian(actor: Actor, config: Config) -> AugmentedLagrangian:
-    return AugmentedLagrangian(actor.parameters(), learning_rate=config.actor_learning_rate)
+    """With Adam's rate of the policy."""
+    return AugmentedLagrangian(actor.parameters(), learning_rate=config.policy.actor_learning_rate)
 
 
 if __name__ == "__main__":
-    run(
-        "ablation_augmented_lagrangian",
-        partial(CERL, blocks=Blocks(optimizer=augmented_lagrangian)),
-    )
+    run("ablation_augmented_lagrangian", CERL(optimizer=augmented_lagrangian))

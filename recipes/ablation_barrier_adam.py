@@ -5,26 +5,26 @@ Learning rates, eta and the recovery from outside the feasible set are CERL's.
 python recipes/ablation_barrier_adam.py --seed 0
 """
 
-from functools import partial
-
 from blocks import Actor, BarrierAdam
 from blocks.optimizers.barrier_adam import Scale, unscaled
-from recipes.agents.config import Config
-from recipes.cerl_full import CERL, Blocks
-from recipes.training.loop import run
+from recipes.agents import Config
+from recipes.cerl_full import CERL
+from recipes.training import run
 
 
 def barrier_adam(actor: Actor, config: Config, scale: Scale = unscaled) -> BarrierAdam:
+    """With CERL's eta and learning rates; ``scale`` multiplies the gradient before Adam."""
+    c, rate = config.safety, config.policy.actor_learning_rate
     return BarrierAdam(
         actor.parameters(),
-        eta=config.eta,
-        eta_decay=config.eta_decay,
-        eta_min=config.eta_min,
+        eta=c.eta,
+        eta_decay=c.eta_decay,
+        eta_min=c.eta_min,
         scale=scale,
-        learning_rate=config.actor_learning_rate,
-        recovery_learning_rate=config.actor_learning_rate,
+        learning_rate=rate,
+        recovery_learning_rate=rate,
     )
 
 
 if __name__ == "__main__":
-    run("ablation_barrier_adam", partial(CERL, blocks=Blocks(optimizer=barrier_adam)))
+    run("ablation_barrier_adam", CERL(optimizer=barrier_adam))

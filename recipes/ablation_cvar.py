@@ -1,20 +1,33 @@
 """CERL with softer pessimism: the mean of the worst members (CVaR) in place of the single worst.
 
-At ALPHA = 1 this is the mean; up to 1 / members it is the worst case. Unlike a quantile it looks at
-all the members beyond its level, and each of them has a share in the gradient.
+At `--cvar-alpha 1` this is the mean; up to 1 / members it is the worst case. Unlike a quantile
+it looks at all the members beyond its level, and each of them has a share in the gradient.
 
 python recipes/ablation_cvar.py --seed 0
 """
 
+from dataclasses import dataclass
 from functools import partial
 
-from blocks import cvar, of_policy
-from recipes.cerl_full import CERL, Blocks
-from recipes.training.loop import run
+from blocks import Environment, cvar, of_policy
+from recipes import agents
+from recipes.cerl_full import CERL
+from recipes.training import run
 
-ALPHA = 0.4
-"""Fraction of the members that counts: two of five."""
+
+@dataclass(frozen=True, kw_only=True, init=False)
+class Config(agents.Config):
+    """CERL's settings, and the fraction of the members that counts."""
+
+    cvar_alpha: float = 0.4
+    """Fraction of the members that counts, in (0, 1]: two of five."""
+
+
+def agent(config: Config, environment: Environment) -> agents.Agent:
+    """CERL with CVaR at the configured fraction."""
+    aggregate = of_policy(partial(cvar, alpha=config.cvar_alpha))
+    return CERL(aggregate=aggregate)(config, environment)
+
 
 if __name__ == "__main__":
-    aggregate = of_policy(partial(cvar, alpha=ALPHA))
-    run("ablation_cvar", partial(CERL, blocks=Blocks(aggregate=aggregate)))
+    run("ablation_cvar", agent, Config)

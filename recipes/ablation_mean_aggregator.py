@@ -3,11 +3,9 @@
 python recipes/ablation_mean_aggregator.py --seed 0
 """
 
-from functools import partial
-
 from blocks import mean, of_policy
-from recipes.cerl_full import CERL, Blocks
-from recipes.training.loop import run
+from recipes.cerl_full import CERL
+from recipes.training import run
 
 if __name__ == "__main__":
-    run("ablation_mean_aggregator", partial(CERL, blocks=Blocks(aggregate=of_policy(mean))))
+    run("ablation_mean_aggregator", CERL(aggregate=of_policy(mean)))

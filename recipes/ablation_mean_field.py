@@ -6,11 +6,9 @@ wherever the posterior's weights are correlated.
 python recipes/ablation_mean_field.py --seed 0
 """
 
-from functools import partial
-
 from blocks import MeanField
-from recipes.cerl_full import CERL, Blocks
-from recipes.training.loop import run
+from recipes.cerl_full import CERL
+from recipes.training import run
 
 if __name__ == "__main__":
-    run("ablation_mean_field", partial(CERL, blocks=Blocks(family=MeanField)))
+    run("ablation_mean_field", CERL(posterior=MeanField))

@@ -6,11 +6,9 @@ cost return of any member (As et al. 2022, algorithm 2).
 python recipes/ablation_per_state_max.py --seed 0
 """
 
-from functools import partial
-
 from blocks import per_state, worst_case
-from recipes.cerl_full import CERL, Blocks
-from recipes.training.loop import run
+from recipes.cerl_full import CERL
+from recipes.training import run
 
 if __name__ == "__main__":
-    run("ablation_per_state_max", partial(CERL, blocks=Blocks(aggregate=per_state(worst_case))))
+    run("ablation_per_state_max", CERL(aggregate=per_state(worst_case)))

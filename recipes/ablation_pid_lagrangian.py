@@ -6,23 +6,40 @@ Stooke, Achiam and Abbeel 2020. The gains fit an objective and costs of order on
 python recipes/ablation_pid_lagrangian.py --seed 0
 """
 
-from functools import partial
+from dataclasses import dataclass
 
-from blocks import Actor, PIDLagrangian
-from recipes.agents.config import Config
-from recipes.cerl_full import CERL, Blocks
-from recipes.training.loop import run
+from blocks import Actor, Environment, PIDLagrangian
+from recipes import agents
+from recipes.cerl_full import CERL
+from recipes.training import run
 
 
-def pid_lagrangian(actor: Actor, config: Config) -> PIDLagrangian:
-    return PIDLagrangian(
-        actor.parameters(),
-        learning_rate=config.actor_learning_rate,
-        proportional_gain=1.0,
-        integral_gain=0.02,
-        derivative_gain=0.1,
-    )
+@dataclass(frozen=True, kw_only=True, init=False)
+class Config(agents.Config):
+    """CERL's settings, and the controller's gains."""
+
+    proportional_gain: float = 1.0
+    """K_P, in units of objective / cost return squared, as the others."""
+    integral_gain: float = 0.02
+    """K_I, per update."""
+    derivative_gain: float = 0.1
+    """K_D."""
+
+
+def agent(config: Config, environment: Environment) -> agents.Agent:
+    """CERL with a multiplier under the configured gains."""
+
+    def pid_lagrangian(actor: Actor, _: agents.Config) -> PIDLagrangian:
+        return PIDLagrangian(
+            actor.parameters(),
+            learning_rate=config.policy.actor_learning_rate,
+            proportional_gain=config.proportional_gain,
+            integral_gain=config.integral_gain,
+            derivative_gain=config.derivative_gain,
+        )
+
+    return CERL(optimizer=pid_lagrangian)(config, environment)
 
 
 if __name__ == "__main__":
-    run("ablation_pid_lagrangian", partial(CERL, blocks=Blocks(optimizer=pid_lagrangian)))
+    run("ablation_pid_lagrangian", agent, Config)

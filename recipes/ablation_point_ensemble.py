@@ -5,11 +5,9 @@ Neither prior nor data of their own (Lakshminarayanan et al. 2017): they agree w
 python recipes/ablation_point_ensemble.py --seed 0
 """
 
-from functools import partial
-
 from blocks import Point
-from recipes.cerl_full import CERL, Blocks
-from recipes.training.loop import run
+from recipes.cerl_full import CERL
+from recipes.training import run
 
 if __name__ == "__main__":
-    run("ablation_point_ensemble", partial(CERL, blocks=Blocks(family=Point)))
+    run("ablation_point_ensemble", CERL(posterior=Point))

@@ -10,13 +10,14 @@ from functools import partial
 
 from blocks import Actor, BarrierAdam, lbsgd_step_size
 from recipes.ablation_barrier_adam import barrier_adam
-from recipes.agents.config import Config
-from recipes.cerl_full import CERL, Blocks
-from recipes.training.loop import run
+from recipes.agents import Config
+from recipes.cerl_full import CERL
+from recipes.training import run
 
 
 def scale_before_adam(actor: Actor, config: Config) -> BarrierAdam:
-    smoothness = config.constraint_smoothness
+    """The step-size rule with its constants bound, before Adam."""
+    smoothness = config.safety.constraint_smoothness
     rule = partial(
         lbsgd_step_size, objective_smoothness=smoothness, constraint_smoothness=smoothness
     )
@@ -24,4 +25,4 @@ def scale_before_adam(actor: Actor, config: Config) -> BarrierAdam:
 
 
 if __name__ == "__main__":
-    run("ablation_scale_before_adam", partial(CERL, blocks=Blocks(optimizer=scale_before_adam)))
+    run("ablation_scale_before_adam", CERL(optimizer=scale_before_adam))

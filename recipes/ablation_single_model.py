@@ -6,7 +6,7 @@ python recipes/ablation_single_model.py --seed 0
 """
 
 from recipes.cerl_full import CERL
-from recipes.training.loop import run
+from recipes.training import run
 
 if __name__ == "__main__":
-    run("ablation_single_model", CERL, members=1)
+    run("ablation_single_model", CERL(), members=1)

@@ -5,11 +5,9 @@ Stein variational gradient descent (Liu and Wang 2016) in place of independent r
 python recipes/ablation_stein.py --seed 0
 """
 
-from functools import partial
-
 from blocks import Stein
-from recipes.cerl_full import CERL, Blocks
-from recipes.training.loop import run
+from recipes.cerl_full import CERL
+from recipes.training import run
 
 if __name__ == "__main__":
-    run("ablation_stein", partial(CERL, blocks=Blocks(family=Stein)))
+    run("ablation_stein", CERL(posterior=Stein))

@@ -9,18 +9,16 @@ prefill, guard and margin are CERL's (`--preset paper` has neither guard nor mar
 python recipes/lambda_agent.py --seed 0
 """
 
-from functools import partial
-
 from blocks import per_state, worst_case
 from recipes.ablation_augmented_lagrangian import augmented_lagrangian
-from recipes.cerl_full import CERL, Blocks
-from recipes.training.loop import run
+from recipes.cerl_full import CERL
+from recipes.training import run
 
-LAMBDA = Blocks(
+LAMBDA = CERL(
     objective=per_state(worst_case),  # the largest: of a return the best
     aggregate=per_state(worst_case),
     optimizer=augmented_lagrangian,
 )
 
 if __name__ == "__main__":
-    run("lambda_agent", partial(CERL, blocks=LAMBDA))
+    run("lambda_agent", LAMBDA)

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import rich
+import tyro
 
 from blocks import EpisodeRecord, make_environment, safety_summary
 from recipes.baselines.omnisafe import counted, import_omnisafe
@@ -91,7 +92,7 @@ def train(run_folder: RunFolder, config: Config) -> dict[str, Any]:
         redirect_stdout(console),
     ):
 
-        def tell(episode_return: float, cost: float, steps: int) -> None:
+        def record_episode(episode_return: float, cost: float, steps: int) -> None:
             epoch = sum(record.steps for record in records) // config.steps_per_epoch
             record = EpisodeRecord(1 + epoch, cost, episode_return, steps)  # 0 is a prefill's
             records.append(record)
@@ -99,7 +100,7 @@ def train(run_folder: RunFolder, config: Config) -> dict[str, Any]:
             log_episode(run_folder, step, len(records) - 1, record, exploration_scale=1.0)
             line.update(step, episode_return=episode_return, episode_cost=cost)
 
-        with counted(omnisafe, tell, config.seed):
+        with counted(omnisafe, record_episode, config.seed):
             agent = omnisafe.Agent("PPOLag", config.task, custom_cfgs=config.for_omnisafe(logs))
             agent.learn()
         returns, costs = evaluate(omnisafe, config, Path(agent.agent.logger.log_dir))
@@ -121,11 +122,11 @@ def evaluate(omnisafe: ModuleType, config: Config, logs: Path) -> tuple[list[flo
     returns: list[float] = []
     costs: list[float] = []
 
-    def tell(episode_return: float, cost: float, _: int) -> None:
+    def record_episode(episode_return: float, cost: float, _: int) -> None:
         returns.append(episode_return)
         costs.append(cost)
 
-    with counted(omnisafe, tell, EVALUATION_SEED + config.seed):
+    with counted(omnisafe, record_episode, EVALUATION_SEED + config.seed):
         evaluator = omnisafe.Evaluator()
         evaluator.load_saved(str(logs), f"epoch-{config.steps // config.steps_per_epoch}.pt")
         evaluator.evaluate(config.evaluation_episodes)

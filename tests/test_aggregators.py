@@ -191,13 +191,13 @@ def test_a_nan_member_is_not_hidden() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, -0.1, 1.1, math.nan])
 def test_cvar_names_a_wrong_alpha(alpha: float) -> None:
-    with pytest.raises(ValueError, match=r"^alpha is"):
+    with pytest.raises(ValueError, match=r"^alpha: got"):
         cvar(torch.zeros(3), alpha=alpha)
 
 
 @pytest.mark.parametrize("q", [-0.1, 1.1, math.nan])
 def test_quantile_names_a_wrong_q(q: float) -> None:
-    with pytest.raises(ValueError, match=r"^q is"):
+    with pytest.raises(ValueError, match=r"^q: got"):
         quantile(torch.zeros(3), q=q)
 
 

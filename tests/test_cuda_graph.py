@@ -45,7 +45,7 @@ def test_the_value_s_own_graph_is_not_gone_through() -> None:
 
 def test_a_gradient_of_another_size_is_refused() -> None:
     x = nn.Parameter(torch.zeros(3))
-    with pytest.raises(ValueError, match=r"gradient: got shape \[4\], .* 3 entries"):
+    with pytest.raises(ValueError, match=r"gradient: got shape \[4\]; .* 3 entries"):
         with_gradient(torch.tensor(1.0), torch.zeros(4), [x])
 
 

@@ -144,7 +144,7 @@ def test_an_image_counts_by_the_inverse_variance_of_its_pixels(std: float) -> No
 
 
 def test_an_image_decoder_refuses_pixels_without_noise() -> None:
-    with pytest.raises(ValueError, match=r"std: got 0\.0; it must be above 0"):
+    with pytest.raises(ValueError, match=r"std: got 0\.0; allowed above 0"):
         ImageDecoder(FEAT, std=0.0)
 
 
@@ -160,7 +160,7 @@ def test_a_reward_head_s_unit_is_the_unit_of_its_rewards(unit: float) -> None:
 
 
 def test_a_reward_head_refuses_a_unit_of_nothing() -> None:
-    with pytest.raises(ValueError, match=r"unit: got 0\.0; it must be above 0"):
+    with pytest.raises(ValueError, match=r"unit: got 0\.0; allowed above 0"):
         RewardHead(FEAT, unit=0.0)
 
 

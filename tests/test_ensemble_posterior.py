@@ -370,7 +370,7 @@ def test_a_copy_has_a_template_of_its_own() -> None:
 
 @pytest.mark.parametrize("members", [0, -1])
 def test_an_ensemble_without_members_is_refused(members: int) -> None:
-    with pytest.raises(ValueError, match=f"members: got {members}; an ensemble needs at least 1"):
+    with pytest.raises(ValueError, match=f"members: got {members}; allowed 1 and above"):
         EnsemblePosterior(nn.Linear(2, 2), members=members)
 
 
@@ -389,5 +389,5 @@ def test_a_prior_without_width_is_refused(prior_scale: float) -> None:
 def test_more_members_than_there_are_cannot_be_drawn(ask: int) -> None:
     posterior = EnsemblePosterior(nn.Linear(2, 2), members=3)
     for method in (posterior.sample, posterior.anchors, posterior.log_prior):
-        with pytest.raises(ValueError, match=f"members: got {ask}; .* ask for 1 to 3"):
+        with pytest.raises(ValueError, match=f"members: got {ask}; allowed 1 to 3"):
             method(ask)

@@ -182,12 +182,12 @@ def test_map_applies_a_function_to_the_statistics(
         assert not after.requires_grad
         assert torch.equal(before, after)
     row = distribution.map(lambda x: x[1])
-    assert type(row) is latent
+    assert type(row) is type(distribution)
     torch.testing.assert_close(row.mode(), distribution.mode()[1])
 
 
 def test_statistics_sizes_and_the_refusal_of_a_size_that_does_not_divide() -> None:
     assert GaussianLatent().statistics_size(12) == 24
     assert CategoricalLatent().statistics_size(16) == 16
-    with pytest.raises(ValueError, match=r"stoch: got 12; .* multiple of 8"):
+    with pytest.raises(ValueError, match=r"^stoch_size: got 12; allowed multiples of .*8"):
         CategoricalLatent().statistics_size(12)

@@ -209,5 +209,5 @@ def test_refuses(arguments: tuple[str, int], message: str) -> None:
 
 def test_one_action_for_each() -> None:
     environments = ParallelEnvironments(TASK, 2, **OPTIONS)
-    with pytest.raises(ValueError, match=r"actions: got 1; allowed one for each of 2"):
+    with pytest.raises(ValueError, match=r"actions: got 1; allowed one for each of 2 "):
         environments.step([PUSH])

@@ -245,7 +245,7 @@ def test_mean_field_draws_any_number_from_a_generator() -> None:
     assert one.shape == (500, 4, 3)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
-    with pytest.raises(ValueError, match=r"members: got 3; .*generator to draw more, so ask for 1"):
+    with pytest.raises(ValueError, match=r"members: got 3; .* generator to draw more"):
         posterior.sample(3)
     with pytest.raises(ValueError, match="members: got 0"):
         posterior.sample(0, generator=torch.Generator())
@@ -384,5 +384,5 @@ def test_a_width_that_is_none_is_refused(std: float) -> None:
 
 
 def test_a_template_without_parameters_is_refused() -> None:
-    with pytest.raises(ValueError, match="template: it has no parameters"):
+    with pytest.raises(ValueError, match="template: got a module without parameters"):
         EnsemblePosterior(nn.Tanh())

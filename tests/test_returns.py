@@ -111,7 +111,7 @@ def test_gradients_reach_rewards_and_values_but_not_the_start_value() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 2), (5, 2), (4, 3), (4,)])
 def test_values_of_a_wrong_shape_are_named(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="values has shape"):
+    with pytest.raises(ValueError, match="values: got shape"):
         lambda_returns(torch.zeros(3, 2), torch.zeros(shape), discount=0.9, lambda_=0.9)
 
 
@@ -166,5 +166,5 @@ def test_the_usual_budget() -> None:
     ],
 )
 def test_a_wrong_argument_is_named(arguments: dict[str, float], name: str) -> None:
-    with pytest.raises(ValueError, match=f"^{name} is"):
+    with pytest.raises(ValueError, match=f"^{name}: got"):
         discounted_budget(**arguments)  # pyright: ignore[reportArgumentType]

@@ -96,14 +96,14 @@ def test_a_larger_budget_is_never_violated_more(
 )
 def test_a_wrong_episode_is_named(record: EpisodeRecord, name: str) -> None:
     good = EpisodeRecord(0, 0.0, 0.0, 1000)
-    with pytest.raises(ValueError, match=f"^episode 1: {name} is"):
+    with pytest.raises(ValueError, match=f"^{name} of episode 1: got"):
         safety_summary([good, record], episode_budget=25, episode_length=1000)
 
 
 def test_wrong_settings_are_named() -> None:
-    with pytest.raises(ValueError, match=r"^episode_budget is"):
+    with pytest.raises(ValueError, match=r"^episode_budget: got"):
         safety_summary([], episode_budget=-1, episode_length=1000)
-    with pytest.raises(ValueError, match=r"^episode_length is"):
+    with pytest.raises(ValueError, match=r"^episode_length: got"):
         safety_summary([], episode_budget=25, episode_length=0)
 
 
@@ -128,7 +128,7 @@ def test_interval_agrees_with_scipy(violations: int, trials: int) -> None:
 
 
 def test_interval_names_wrong_arguments() -> None:
-    with pytest.raises(ValueError, match=r"^violations is 3 of trials 2"):
+    with pytest.raises(ValueError, match=r"^violations: got 3 of trials 2"):
         violation_interval(3, 2)
-    with pytest.raises(ValueError, match=r"^confidence is"):
+    with pytest.raises(ValueError, match=r"^confidence: got"):
         violation_interval(1, 2, confidence=1.0)

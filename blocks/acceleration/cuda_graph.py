@@ -1,14 +1,14 @@
-"""Updates as CUDA graphs: thousands of small operations, started on the GPU all at once.
+"""Updates as CUDA graphs: one launch for thousands of small operations.
 
-A recurrent model at the sizes of this field is a long chain of small operations, and a GPU takes
-less time for one of them than Python for starting it. ``Graphed`` records what a function starts
-and has the GPU repeat it. What it records may hold a whole update: forward pass, gradients, and a
-``capturable`` optimiser's step.
+A recurrent model of this size is a long chain of small operations. Python takes longer to launch
+each of them than the GPU to run it. ``Graphed`` records a function's GPU operations and replays
+them. A graph may hold a whole update: forward pass, gradients, and the step of a ``capturable``
+optimiser.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -17,22 +17,22 @@ from torch import Tensor, nn
 from blocks.acceleration.threads import one_after_another
 
 EAGER_CALLS = 3
-"""Calls before the recording, in which libraries set themselves up (torch's advice for graphs)."""
+"""Warm-up calls before the recording; libraries initialise in them, as torch's guide asks."""
 
 
 class Graphed:
-    """``function``, on a GPU recorded once and then replayed; on the CPU the function itself.
+    """Records ``function`` once on a GPU and then replays it; on the CPU it calls the function.
 
-    The first calls run as they are, each with its own inputs, so that nothing is done twice: with
-    the same generator a graphed run draws the same noise, and makes the same updates but for the
-    roundings of other kernels.
+    The first ``EAGER_CALLS`` calls run the function without recording, each with its inputs, so
+    every call counts as one update. With the same generator a graphed run draws the same noise and
+    makes the same updates, up to rounding differences between kernels.
 
     Args:
-        function: of tensors of fixed shapes, to a tuple of tensors. What it reads besides its
-            inputs (weights, moments) must be the same tensors at each call, changed in place. It
-            does not wait for the GPU: no ``.item()``, no branch on a value, no noise drawn
-            on the CPU. What it holds as plain numbers stays what it was when it was recorded.
-        generator: of the noise that it draws, on the device of the inputs; None if it draws none.
+        function: maps tensors of fixed shapes to a tuple of tensors. Other tensors that it reads
+            (weights, moments) must be the same objects at each call, changed in place. It must not
+            wait for the GPU: no ``.item()``, no branch on a value, no noise drawn on the CPU. Plain
+            numbers keep the value that they had during recording.
+        generator: source of the function's noise, on the device of the inputs; None without noise.
 
     Example:
         >>> double = Graphed(lambda x: (2 * x,))
@@ -53,10 +53,16 @@ class Graphed:
         self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """What the function returns, as tensors of their own that no gradient goes through.
+        """Call the function, or replay its recording.
+
+        Args:
+            *inputs: tensors on one device, of the same shapes at every call.
+
+        Returns:
+            New, detached tensors with the function's results.
 
         Raises:
-            ValueError: once recorded: an input has another shape.
+            ValueError: an input differs in shape from the recorded one.
         """
         if inputs[0].device.type != "cuda":
             return _detached(self._function(*inputs))
@@ -68,20 +74,20 @@ class Graphed:
         for position, (static, given) in enumerate(zip(self._inputs, inputs, strict=True)):
             if static.shape != given.shape:
                 raise ValueError(
-                    f"input {position}: got shape {list(given.shape)}, but {list(static.shape)} "
-                    "was recorded: take another Graphed for other shapes"
+                    f"input {position}: got shape {list(given.shape)}; allowed the recorded "
+                    f"{list(static.shape)}; make another Graphed for other shapes"
                 )
             static.copy_(given)
         self._graph.replay()
         return tuple(output.clone() for output in self._outputs)
 
     def _on_side_stream(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """As torch has it: gradients remember the stream on which they came about."""
+        """Warm up on the stream of the recording, as torch requires for gradients."""
         current = torch.cuda.current_stream()
         self._stream = self._stream or torch.cuda.Stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream), one_after_another(), warnings.catch_warnings():
-            # Optimisers say that they expected to be recorded. They will be.
+            # Optimisers warn that their step is not recorded. It is, after the warm-up.
             warnings.filterwarnings("ignore", ".*capturable=True.*")
             outputs = _detached(self._function(*inputs))
         current.wait_stream(self._stream)
@@ -91,7 +97,7 @@ class Graphed:
         self._inputs = [given.detach().clone() for given in inputs]
         graph = torch.cuda.CUDAGraph()
         if self._generator is not None:
-            graph.register_generator_state(self._generator)
+            cast(Any, graph).register_generator_state(self._generator)
         with torch.cuda.graph(graph, stream=self._stream), one_after_another():
             self._outputs = _detached(self._function(*self._inputs))
         return graph
@@ -102,7 +108,7 @@ def _detached(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 class _WithGradient(torch.autograd.Function):
-    """Of a value, a flat gradient and the parameters: the value, with that gradient."""
+    """Returns a value whose gradient by the parameters is given, flat."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradient: Tensor, *parameters: Tensor) -> Tensor:
@@ -123,7 +129,7 @@ def with_gradient(
     gradient: Float[Tensor, " parameter"],
     parameters: Sequence[nn.Parameter],
 ) -> Float[Tensor, ""]:
-    """A scalar whose gradient is known already, for an optimiser that asks autograd for it.
+    """Attach a known gradient to a scalar, for an optimiser that calls autograd.
 
     Args:
         value: the scalar.
@@ -134,7 +140,7 @@ def with_gradient(
         The same value, differentiable once.
 
     Raises:
-        ValueError: the gradient is not as long as the parameters together.
+        ValueError: the gradient's length differs from the number of parameter entries.
 
     Example:
         >>> x = nn.Parameter(torch.tensor([1.0, 2.0]))
@@ -146,6 +152,7 @@ def with_gradient(
     size = sum(parameter.numel() for parameter in parameters)
     if gradient.shape != (size,):
         raise ValueError(
-            f"gradient: got shape {list(gradient.shape)}, but the parameters have {size} entries"
+            f"gradient: got shape {list(gradient.shape)}; allowed [{size}], as the parameters have "
+            f"{size} entries; pass the gradient by these parameters"
         )
-    return _WithGradient.apply(value.detach(), gradient, *parameters)  # pyright: ignore[reportReturnType]
+    return cast(Any, _WithGradient).apply(value.detach(), gradient, *parameters)

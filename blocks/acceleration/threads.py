@@ -1,66 +1,78 @@
-"""Computations that do not need each other, at the same time on two cores.
+"""Independent computations on several threads; results are bit-identical.
 
-At the sizes of this field one operation is too small for torch to split over cores, but several
-parts of an update do not depend on each other: the gradients of objective and constraint, the
-filter's loss and the members', the critics of reward and cost. ``side_by_side`` runs them on
-threads of their own. Torch lets go of Python's lock inside its operations and for a whole backward
-pass, so the threads hardly wait for each other. Each computes what it would compute alone: results
-are the same to the bit, however many threads there are.
+Most operations here are too small for torch to split over cores, but several parts of an update are
+independent: the gradients of objective and constraint, the losses of filter and members, the
+critics of reward and cost. ``side_by_side`` runs them on separate threads. Torch releases Python's
+lock inside its operations and for a whole backward pass, so the threads hardly wait for each other.
+Results do not depend on the number of threads.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar, overload
 
 import torch
+
+First = TypeVar("First")
+Rest = TypeVar("Rest")
 
 _worker = threading.local()
 _executor: ThreadPoolExecutor | None = None
 
 
 def set_threads(count: int) -> None:
-    """On how many threads ``side_by_side`` runs its functions, the calling one among them.
+    """Set the number of threads of ``side_by_side``, including the calling one.
 
-    One (the default) means one after the other. Torch's own threads within an operation are
-    another matter: give them a core each, ``torch.set_num_threads(1)``.
+    One (the default) runs the functions one after the other. Torch's threads within an operation
+    are separate: with more than one here, use ``torch.set_num_threads(1)``.
+
+    Args:
+        count: number of threads, >= 1.
 
     Raises:
-        ValueError: if ``count`` is below 1.
+        ValueError: ``count`` is below 1.
     """
     global _executor
     if count < 1:
-        raise ValueError(f"count: got {count}; something has to run: at least 1 thread.")
+        raise ValueError(f"count: got {count}; allowed 1 and above; give at least 1 thread")
     if _executor:
         _executor.shutdown()
     _executor = ThreadPoolExecutor(count - 1, "side_by_side", _enter) if count > 1 else None
 
 
-def side_by_side(*functions: Callable[[], Any]) -> tuple[Any, ...]:
-    """Call all functions and return their results, in order.
+@overload
+def side_by_side(
+    first: Callable[[], First], /, *rest: Callable[[], Rest]
+) -> tuple[First, *tuple[Rest, ...]]: ...
+@overload
+def side_by_side() -> tuple[()]: ...
+def side_by_side(*functions: Callable[[], object]) -> tuple[object, ...]:
+    """Call all functions, on several threads if ``set_threads`` allows, and return their results.
 
-    They may read what they share, also one autograd graph, and may not write to it. To the same
-    ``.grad`` at most two of them may add, and only to an empty one: a sum of three depends on its
-    order. At most one may use Pyro, whose handlers are global. Random numbers are drawn beforehand,
-    since nothing is said about which function comes first. Of torch's state that is kept for each
-    thread only the grad mode is handed on (not autocast or inference mode).
+    The functions may read shared data, including one autograd graph, but not write to it. At most
+    two of them may add to the same ``.grad``, and only to an empty one: a sum of three depends on
+    its order. At most one may use Pyro, whose handlers are global. Draw random numbers before the
+    call, because the functions run in no fixed order. Of torch's per-thread state only the grad
+    mode is passed on (not autocast or inference mode).
 
     Args:
-        functions: called without arguments, the first on the calling thread.
+        *functions: called without arguments, the first on the calling thread.
 
     Returns:
-        What they return, in the order of the functions.
+        Their results, in the order of the functions.
 
     Raises:
-        Exception: the first function's that failed, after all have ended.
+        Exception: that of the first function that failed, after all have ended.
 
-    >>> side_by_side(lambda: 1 + 1, lambda: "two")
-    (2, 'two')
+    Example:
+        >>> side_by_side(lambda: 1 + 1, lambda: "two")
+        (2, 'two')
     """
     if not functions or _executor is None or hasattr(_worker, "entered"):
         return tuple(function() for function in functions)
-    grad_enabled = torch.is_grad_enabled()  # torch keeps it for each thread
+    grad_enabled = torch.is_grad_enabled()  # torch keeps it per thread
     first, *others = functions
     futures = [_executor.submit(_call, function, grad_enabled) for function in others]
     try:
@@ -71,8 +83,8 @@ def side_by_side(*functions: Callable[[], Any]) -> tuple[Any, ...]:
 
 
 @contextmanager
-def one_after_another() -> Iterator[None]:
-    """Within it ``side_by_side`` stays on the calling thread, whose CUDA stream is its own."""
+def one_after_another() -> Generator[None, None, None]:
+    """Keep ``side_by_side`` on the calling thread, because CUDA streams are per thread."""
     entered = hasattr(_worker, "entered")
     _enter()
     try:
@@ -86,6 +98,6 @@ def _enter() -> None:
     _worker.entered = True
 
 
-def _call(function: Callable[[], Any], grad_enabled: bool) -> Any:
+def _call(function: Callable[[], object], grad_enabled: bool) -> object:
     with torch.set_grad_enabled(grad_enabled):
         return function()

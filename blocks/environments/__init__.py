@@ -1,1 +1,1 @@
-"""Constrained tasks: Safety-Gymnasium with the cost in ``info``, its cameras, many in parallel."""
+"""Constrained tasks: Safety-Gymnasium with the cost in ``info``, cameras, parallel environments."""

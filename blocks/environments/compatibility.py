@@ -1,15 +1,15 @@
-"""Import Safety-Gymnasium 1.0 on the Pythons and libraries of today.
+"""Import Safety-Gymnasium 1.0 on current versions of Python, NumPy and MuJoCo.
 
-The newest release (1.0.0) was written for Python 3.10, NumPy 1 and MuJoCo 2.3.3 and fails on what
-came later. `import_safety_gymnasium` repairs what is needed, each repair in a function of its own:
+The newest release (1.0.0) was written for Python 3.10, NumPy 1 and MuJoCo 2.3.3 and fails on later
+versions. ``import_safety_gymnasium`` applies these repairs, one function each:
 
-- `array_defaults_allowed`, Python >= 3.11: its dataclasses have arrays as defaults; no import.
-- `accept_one_element_joint`, MuJoCo >= 3: navigation tasks call `MjModel.jnt(array([0]))`.
-- `initialise_markers`, MuJoCo >= 3: drawing a navigation task ends in a segmentation fault.
-- `accept_one_element_float`, NumPy >= 2.4: Doggo and Ant robots call `float(array([0.1]))`.
+- ``array_defaults_allowed``, Python >= 3.11: the import fails on dataclasses with array defaults.
+- ``accept_one_element_joint``, MuJoCo >= 3: navigation tasks call ``MjModel.jnt(array([0]))``.
+- ``initialise_markers``, MuJoCo >= 3: drawing a navigation task ends in a segmentation fault.
+- ``accept_one_element_float``, NumPy >= 2.4: Doggo and Ant robots call ``float(array([0.1]))``.
 
 Tested with MuJoCo 2.3.3 and 3.17, NumPy 1.26 and 2.5, Gymnasium 0.28.1, Python 3.11 to 3.13.
-The Swimmer, Hopper and Walker2d velocity tasks need MuJoCo 2: their XML uses what MuJoCo 3 dropped.
+The Swimmer, Hopper and Walker2d velocity tasks need MuJoCo 2: their XML uses removed features.
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from ctypes.util import find_library
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -35,18 +35,18 @@ INSTALL_HINT = (
     "pip install --no-deps safety-gymnasium==1.0.0 gymnasium-robotics==1.2.2"
 )
 
-# gymnasium-robotics, which `import gymnasium` loads, prints a paragraph about tasks not used here.
-# If a package is missing, `missing_package` speaks up where it is needed.
+# Silence gymnasium-robotics: ``import gymnasium`` loads it, and it prints a notice about tasks not
+# used here. A missing package is reported later, by ``missing_package``.
 with suppress(ModuleNotFoundError):
     importlib.import_module("farama_notifications").notifications.pop("gymnasium_robotics", None)
 
 
 @functools.cache
 def import_safety_gymnasium() -> ModuleType:
-    """Import `safety_gymnasium`, repaired; repeated calls return the same module.
+    """Import and repair ``safety_gymnasium``; repeated calls return the same module.
 
     Raises:
-        ImportError: a package is missing; names the package and the command that installs it.
+        ImportError: a package is missing; the message names it and the command to install it.
     """
     try:
         mujoco = importlib.import_module("mujoco")
@@ -64,10 +64,10 @@ def import_safety_gymnasium() -> ModuleType:
 
 
 def find_task(task: str) -> "EnvSpec":
-    """The specification of the task of that name.
+    """Return the specification of a task.
 
     Raises:
-        ValueError: there is none of this name; names those that are like it.
+        ValueError: no task has this name; the message suggests similar names.
         ImportError: a package is missing.
     """
     names = import_safety_gymnasium().utils.registration.safe_registry
@@ -83,35 +83,37 @@ def find_task(task: str) -> "EnvSpec":
 
 
 def missing_package(error: ModuleNotFoundError) -> ImportError:
-    """The one line that says which package is missing and how to install it."""
+    """Make the error that names the missing package and the command to install it."""
     return ImportError(
         f"Safety-Gymnasium tasks need the package {error.name!r}; install it with: {INSTALL_HINT}"
     )
 
 
 @contextmanager
-def array_defaults_allowed() -> Iterator[None]:
-    """Within the context, `@dataclass` turns a default that is an array into a factory of copies.
+def array_defaults_allowed() -> Generator[None, None, None]:
+    """Make ``@dataclass`` accept array defaults within the context; each instance gets a copy.
 
-    Python 3.11 refuses unhashable defaults; Safety-Gymnasium's geoms have colours and sizes such as
-    `color: np.ndarray = COLOR['apple']`. The standard library is as before when the context ends.
+    Python 3.11 rejects unhashable defaults; Safety-Gymnasium's geoms have fields such as
+    ``color: np.ndarray = COLOR['apple']``. The context restores the standard library at its end.
 
-    >>> with array_defaults_allowed():
-    ...     @dataclasses.dataclass
-    ...     class Geom:
-    ...         color: np.ndarray = np.ones(2)
-    >>> Geom().color
-    array([1., 1.])
+    Example:
+        >>> with array_defaults_allowed():
+        ...     @dataclasses.dataclass
+        ...     class Geom:
+        ...         color: np.ndarray = np.ones(2)
+        >>> Geom().color
+        array([1., 1.])
     """
-    original = dataclasses.dataclass
+    original: Any = dataclasses.dataclass
 
     def dataclass(cls: type | None = None, /, **options: Any) -> Any:
         if cls is None:
             return functools.partial(dataclass, **options)
         for name in inspect.get_annotations(cls):
-            default = cls.__dict__.get(name)
+            default: Any = cls.__dict__.get(name)
             if isinstance(default, np.ndarray):
-                setattr(cls, name, dataclasses.field(default_factory=default.copy))
+                copy = cast(Callable[[], object], cast(Any, default).copy)
+                setattr(cls, name, dataclasses.field(default_factory=copy))
         return original(cls, **options)
 
     dataclasses.dataclass = dataclass
@@ -122,9 +124,9 @@ def array_defaults_allowed() -> Iterator[None]:
 
 
 def accept_one_element_joint(model_class: Any) -> None:
-    """Let `MjModel.jnt` take the one-element array that `model.sensor(i).objid` is.
+    """Make ``MjModel.jnt`` accept a one-element array such as ``model.sensor(i).objid``.
 
-    MuJoCo 2.3.3 accepted it, MuJoCo 3 raises TypeError. Scalars and names go through unchanged.
+    MuJoCo 2.3.3 accepted it; MuJoCo 3 raises TypeError. Scalars and names pass unchanged.
     """
     original: Callable[..., Any] = model_class.jnt
 
@@ -138,14 +140,14 @@ def accept_one_element_joint(model_class: Any) -> None:
 def initialise_markers(renderer_class: Any, mujoco: Any) -> None:
     """Initialise the scene's next geom before Gymnasium makes a marker of it (the lidar's spheres).
 
-    Gymnasium 0.28 sets the fields that MuJoCo 2 had. MuJoCo 3 moved the texture into `matid`, which
-    is left with whatever the memory held, and drawing reads outside the table of materials.
+    Gymnasium 0.28 sets the fields of MuJoCo 2. MuJoCo 3 moved the texture into ``matid``, which
+    stays uninitialised, so drawing reads outside the table of materials.
     """
     original: Callable[..., None] = renderer_class._add_marker_to_scene
 
     @functools.wraps(original)
     def add_marker_to_scene(self: Any, marker: dict[str, Any]) -> None:
-        if self.scn.ngeom < self.scn.maxgeom:  # a full scene is the original's error to raise
+        if self.scn.ngeom < self.scn.maxgeom:  # the original raises for a full scene
             sphere = mujoco.mjtGeom.mjGEOM_SPHERE
             geom = self.scn.geoms[self.scn.ngeom]
             mujoco.mjv_initGeom(
@@ -157,22 +159,22 @@ def initialise_markers(renderer_class: Any, mujoco: Any) -> None:
 
 
 def accept_one_element_float(module: Any) -> None:
-    """Let `float` in `module`, and only there, take a one-element array as before NumPy 2.4."""
+    """Make ``float`` accept a one-element array, as before NumPy 2.4, in ``module`` only."""
 
     def one_element_float(value: Any) -> float:
-        return float(value.item() if isinstance(value, np.ndarray) else value)
+        return float(cast(Any, value).item() if isinstance(value, np.ndarray) else value)
 
     module.float = one_element_float
 
 
 def _render_headless() -> None:
-    # Read when the first frame is drawn. It must not be set before `import mujoco`, which would
-    # then fail where EGL is missing, vector observations and all.
+    # The first frame reads MUJOCO_GL. It must not be set before ``import mujoco``,
+    # which would then fail without EGL, even for vector observations.
     if not sys.platform.startswith("linux"):
         return
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         egl = find_library("EGL") or not find_library("OSMesa")
         os.environ.setdefault("MUJOCO_GL", "egl" if egl else "osmesa")
-    # Without a GPU Mesa draws tiles of 64x64 pixels in threads: a robot's picture is one tile, for
-    # which a second thread is a detour.
+    # Without a GPU, Mesa draws tiles of 64x64 pixels on threads. A robot's picture is one tile, so
+    # a second thread only costs time.
     os.environ.setdefault("LP_NUM_THREADS", "0")

@@ -1,4 +1,4 @@
-"""Small pictures by Gymnasium's off-screen viewer, without what makes it slow."""
+"""Small pictures from Gymnasium's off-screen viewer, without its slow parts."""
 
 import importlib
 from abc import ABC, abstractmethod
@@ -6,16 +6,18 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
+from numpy.typing import NDArray
 
 ImageQuality = Literal["exact", "fast"]
+Frame = UInt8[NDArray[np.uint8], "height width 3"]
 
 
 class OffscreenCamera(ABC):
-    """A camera that draws small pictures; subclasses say what is in them.
+    """A camera that draws small pictures; subclasses define what it sees.
 
     Args:
         size: height and width of the picture, in pixels.
-        quality: see `open_viewer`.
+        quality: see ``open_viewer``.
     """
 
     def __init__(self, size: int, quality: ImageQuality) -> None:
@@ -25,14 +27,14 @@ class OffscreenCamera(ABC):
 
     @property
     def opened(self) -> bool:
-        """Whether the OpenGL context, with its textures, is there."""
+        """Whether the OpenGL context, with its textures, exists."""
         return self._viewer is not None
 
-    def draw(self) -> UInt8[np.ndarray, "height width 3"]:
-        """The picture of this moment.
+    def draw(self) -> Frame:
+        """Draw the current picture.
 
         Raises:
-            Exception: whatever an OpenGL library that does not work raises.
+            Exception: OpenGL failed; the type depends on its library.
         """
         if self._viewer is None:
             self._viewer = self._open()
@@ -41,24 +43,25 @@ class OffscreenCamera(ABC):
 
     @abstractmethod
     def _open(self) -> Any:
-        """The viewer, put where its owner's `close` finds it."""
+        """Open the viewer and store it where the environment's ``close`` finds it."""
 
     @abstractmethod
-    def _picture(self) -> UInt8[np.ndarray, "height width 3"]:
-        """The picture, by the viewer, whose context is the current one."""
+    def _picture(self) -> Frame:
+        """Draw with the viewer, whose OpenGL context is current."""
 
 
 def open_viewer(model: Any, data: Any, camera: str, size: int, quality: ImageQuality) -> Any:
-    """Gymnasium's viewer with an OpenGL context of its own, looking through the model's camera.
+    """Open a Gymnasium viewer with a new OpenGL context, looking through a camera of the model.
 
-    The context holds the textures of the model at hand.
+    The context holds the textures of this model.
 
     Args:
-        model, data: MuJoCo's.
-        camera: its name.
+        model: ``mujoco.MjModel``.
+        data: ``mujoco.MjData``.
+        camera: name of the camera.
         size: height and width of the picture, in pixels.
-        quality: "exact" is Gymnasium's picture; "fast" is one without multisampling, shadows and
-            reflections, with coarser curves.
+        quality: "exact" is Gymnasium's picture; "fast" has no multisampling, shadows and
+            reflections, and coarser curves.
     """
     mujoco: Any = importlib.import_module("mujoco")
     rendering = importlib.import_module("gymnasium.envs.mujoco.mujoco_rendering")
@@ -75,8 +78,8 @@ def open_viewer(model: Any, data: Any, camera: str, size: int, quality: ImageQua
     return viewer
 
 
-def draw_scene(viewer: Any, model: Any, data: Any) -> UInt8[np.ndarray, "height width 3"]:
-    """The picture of this moment, in the viewer's context, which has to be the current one."""
+def draw_scene(viewer: Any, model: Any, data: Any) -> Frame:
+    """Draw the current picture; the viewer's OpenGL context must be current."""
     mujoco: Any = importlib.import_module("mujoco")
     everything = mujoco.mjtCatBit.mjCAT_ALL
     mujoco.mjv_updateScene(
@@ -85,13 +88,13 @@ def draw_scene(viewer: Any, model: Any, data: Any) -> UInt8[np.ndarray, "height 
     frame = np.empty((viewer.viewport.height, viewer.viewport.width, 3), np.uint8)
     mujoco.mjr_render(viewer.viewport, viewer.scn, viewer.con)
     mujoco.mjr_readPixels(frame.reshape(-1), None, viewer.viewport, viewer.con)
-    return np.ascontiguousarray(frame[::-1])  # OpenGL counts rows from below
+    return np.ascontiguousarray(frame[::-1])  # OpenGL counts rows from the bottom
 
 
 def free_viewers(viewers: dict[str, Any]) -> None:
-    """Free what Gymnasium's viewers of an environment hold, and forget them."""
+    """Free the resources of an environment's viewers, and remove the viewers."""
     for viewer in viewers.values():
-        # Later, Python would free what has the same numbers in another environment's context.
+        # Freeing later could delete objects with the same ids in another environment's context.
         viewer.make_context_current()
         viewer.con.free()
         viewer.free()

@@ -1,4 +1,4 @@
-"""Several environments of one task, each in a process of its own: all cores step and draw."""
+"""Several environments of one task in separate processes: all cores step and draw."""
 
 import multiprocessing
 from collections.abc import Sequence
@@ -6,48 +6,55 @@ from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from blocks.environments.safety_gymnasium import make_environment
+from blocks.environments.offscreen_viewer import ImageQuality
+from blocks.environments.safety_gymnasium import (
+    ObservationKind,
+    make_environment,
+    require_integer,
+)
 from blocks.environments.worker import Worker, end, receive, replay, send_command, serve
 
 ATTEMPTS = 3
-"""How many processes in a row may die at one command before it is the command's fault."""
+"""Number of processes in a row that may die at one command before it is an error."""
 
 
 class Steps(NamedTuple):
-    """What an action did in each environment."""
+    """Results of one action in each environment."""
 
-    observations: np.ndarray  # [environment, ...]
-    rewards: np.ndarray  # [environment], summed over the action repeat
-    costs: np.ndarray  # [environment], summed over the action repeat, >= 0
-    terminated: np.ndarray  # [environment], bool
-    truncated: np.ndarray  # [environment], bool
-    inner_steps: np.ndarray  # [environment], environment steps that the action took
+    observations: NDArray[Any]  # [environment, ...]
+    rewards: NDArray[np.float64]  # [environment], summed over the action repeat
+    costs: NDArray[np.float64]  # [environment], summed over the action repeat, >= 0
+    terminated: NDArray[np.bool_]  # [environment]
+    truncated: NDArray[np.bool_]  # [environment]
+    inner_steps: NDArray[np.int_]  # [environment], environment steps that the action took
 
 
 class ParallelEnvironments:
-    """`count` environments, each in a process, that play different episodes of one seed.
+    """Runs ``count`` environments in processes; they play different episodes of one seed.
 
-    Together they play the episodes that a single environment would play one after the other: of
-    four, the first plays episodes 0, 4, 8, ... An episode's randomness depends on seed and episode
-    alone. So when a process dies, another one takes the same actions again and goes on: nothing is
-    lost or there twice. `step` waits for the slowest of them; `send` and `receive` let each go on
-    as soon as it is ready, which keeps all cores busy. Processes are spawned: a script needs
-    `if __name__ == "__main__":`.
+    Together they play the same episodes as a single environment: of four, the first plays episodes
+    0, 4, 8, ... An episode's randomness depends only on seed and episode. If a process dies, a new
+    one repeats its actions and continues, so no step is lost or repeated. ``step`` waits for the
+    slowest environment; ``send`` and ``receive`` handle each one as soon as it is ready, which
+    keeps all cores busy. Processes are spawned: a script needs ``if __name__ == "__main__":``.
 
     Args:
-        task: as for `make_environment`.
-        count: how many, >= 1.
-        seed: as for `make_environment`.
-        options: its other arguments.
+        task: as for ``make_environment``.
+        count: number of environments, >= 1.
+        seed: as for ``make_environment``.
+        observation: as for ``make_environment``.
+        action_repeat: as for ``make_environment``.
+        image_quality: as for ``make_environment``.
 
     Attributes:
-        episode_index: index of the first episode that the next `reset` starts; save it, and set it
-            on a new object with the same arguments, to resume at an episode's border.
+        episode_index: index of the first episode that the next ``reset`` starts. To resume at an
+            episode's boundary, save it and set it on a new object with the same arguments.
         episode_length: environment steps in an episode.
 
     Raises:
-        ValueError: `count` below 1, or an argument that `make_environment` does not allow.
+        ValueError: ``count`` below 1, or an argument that ``make_environment`` does not allow.
 
     Example::
 
@@ -57,31 +64,45 @@ class ParallelEnvironments:
                 steps = environments.step(np.zeros((2, 2), np.float32))
     """
 
-    def __init__(self, task: str, count: int, *, seed: int = 0, **options: Any) -> None:
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"count: got {count!r}; allowed an integer >= 1; give one")
-        environment = make_environment(task, seed=seed, **options)  # tells here what is wrong
+    def __init__(
+        self,
+        task: str,
+        count: int,
+        *,
+        seed: int = 0,
+        observation: ObservationKind = "vector",
+        action_repeat: int = 1,
+        image_quality: ImageQuality = "exact",
+    ) -> None:
+        require_integer("count", count, minimum=1)
+        self._arguments: dict[str, Any] = {
+            "task": task,
+            "seed": seed,
+            "observation": observation,
+            "action_repeat": action_repeat,
+            "image_quality": image_quality,
+        }
+        environment = make_environment(**self._arguments)  # checks the arguments
         self.task = task
         self.observation_space = environment.observation_space
         self.action_space = environment.action_space
         self.episode_length = environment.episode_length
         environment.close()
         self.episode_index = 0
-        self._arguments = {"task": task, "seed": seed, **options}
-        self._observations = np.zeros(
-            (count, *(self.observation_space.shape or ())), self.observation_space.dtype
+        self._observations: NDArray[Any] = np.zeros(
+            (count, *self.observation_space.shape), self.observation_space.dtype
         )
         self._workers = [Worker() for _ in range(count)]
 
     def __len__(self) -> int:
         return len(self._workers)
 
-    def reset(self) -> np.ndarray:
-        """Start the next `count` episodes, one in each environment; returns their observations.
+    def reset(self) -> NDArray[Any]:
+        """Start the next ``count`` episodes, one in each environment; return their observations.
 
         Raises:
-            RuntimeError: an environment raised, or its processes died again and again; or a sent
-                action was not received.
+            RuntimeError: an environment raised an error, its processes died repeatedly, or a sent
+                action is still unanswered.
         """
         self._require_none_asked()
         for place, worker in enumerate(self._workers):
@@ -91,22 +112,25 @@ class ParallelEnvironments:
             self._observations[place] = observation
         return self._observations.copy()
 
-    def step(self, actions: Sequence[np.ndarray] | np.ndarray) -> Steps:
-        """Apply an action in each environment whose episode is not over; others stay as they are.
+    def step(self, actions: Sequence[NDArray[Any]] | NDArray[Any]) -> Steps:
+        """Apply an action in each environment whose episode is not over.
 
         Args:
-            actions: [environment, action].
+            actions: ``[environment, action]``; those of finished episodes have no effect.
 
         Returns:
-            Of all environments; zeros where the episode was over before.
+            One row per environment; zeros where the episode was over before.
 
         Raises:
             ValueError: not one action for each environment.
-            RuntimeError: all episodes are over; or as for `reset`.
+            RuntimeError: all episodes are over, or as for ``reset``.
         """
         self._require_none_asked()
         if len(actions) != len(self):
-            raise ValueError(f"actions: got {len(actions)}; allowed one for each of {len(self)}")
+            raise ValueError(
+                f"actions: got {len(actions)}; allowed one for each of {len(self)} environments; "
+                "pass one also where the episode is over"
+            )
         under_way = [worker for worker in self._workers if not worker.over]
         if not under_way:
             raise RuntimeError(f"{self.task}: every episode is over, or none begun; call reset()")
@@ -118,11 +142,15 @@ class ParallelEnvironments:
             numbers[:, place] = self._take(place, answer)
         return _steps(self._observations.copy(), numbers)
 
-    def send(self, place: int, action: np.ndarray) -> None:
-        """Give one environment an action, and do not wait for it; `receive` does.
+    def send(self, place: int, action: NDArray[Any]) -> None:
+        """Send an action to one environment without waiting for the answer; see ``receive``.
+
+        Args:
+            place: index of the environment.
+            action: ``[action]``.
 
         Raises:
-            RuntimeError: its episode is over, or it has not answered to the last one.
+            RuntimeError: its episode is over, or its last action is still unanswered.
         """
         worker = self._workers[place]
         if worker.over:
@@ -131,13 +159,16 @@ class ParallelEnvironments:
             raise RuntimeError(f"environment {place}: it still has an action; call receive()")
         worker.actions.append(np.array(action, np.float32))
         worker.asked = True
-        self._send(worker, "step")  # whether a dead process got it, `receive` finds out
+        self._send(worker, "step")  # ``receive`` detects a dead process
 
     def receive(self) -> tuple[list[int], Steps]:
-        """Wait until environments with an action are ready; of those alone, places and steps.
+        """Wait until one or more environments have answered.
+
+        Returns:
+            Indices of the environments that answered, and their steps, one row each.
 
         Raises:
-            RuntimeError: none has an action; or as for `reset`.
+            RuntimeError: no environment has an action, or as for ``reset``.
         """
         asked = [place for place, worker in enumerate(self._workers) if worker.asked]
         if not asked:
@@ -152,8 +183,8 @@ class ParallelEnvironments:
         return places, _steps(self._observations[places], np.array(rows).T)
 
     @property
-    def over(self) -> np.ndarray:
-        """[environment], whether its episode is over (or none begun)."""
+    def over(self) -> NDArray[np.bool_]:
+        """``[environment]``, True where the episode is over or none has begun."""
         return np.array([worker.over for worker in self._workers])
 
     def close(self) -> None:
@@ -168,7 +199,7 @@ class ParallelEnvironments:
         self.close()
 
     def _ask(self, command: str) -> list[tuple[int, Any]]:
-        """Give all that are under way the command, then collect what it did."""
+        """Send the command to all unfinished environments, then collect their answers."""
         asked = [place for place, worker in enumerate(self._workers) if not worker.over]
         lost = {place for place in asked if not self._send(self._workers[place], command)}
         answers = [
@@ -178,12 +209,12 @@ class ParallelEnvironments:
         return [(place, self._checked(place, answer)) for place, answer in answers]
 
     def _answer(self, worker: Worker, command: str, *, lost: bool = False) -> tuple[str, Any]:
-        """What a process answers, or another one in its place."""
+        """Return the process's answer, or that of a new process if it died."""
         answer = None if lost else receive(worker)
         return self._repeat(worker, command) if answer is None else answer
 
     def _take(self, place: int, answer: Any) -> tuple[Any, ...]:
-        """Keep what a step has changed; returns a column of `_steps`."""
+        """Store the results of a step and return its column for ``_steps``."""
         observation, reward, terminated, truncated, info = answer
         self._observations[place] = observation
         self._workers[place].over = terminated or truncated
@@ -194,14 +225,14 @@ class ParallelEnvironments:
             raise RuntimeError(f"{self.task}: an action is under way; call receive() first")
 
     def _send(self, worker: Worker, command: str) -> bool:
-        """Whether the command has reached a process."""
+        """Send the command, starting a process if needed; return False if the process is dead."""
         if worker.process is None:
             self._start(worker)
         value = worker.episode if command == "reset" else worker.actions[-1]
         return send_command(worker, command, value)
 
     def _repeat(self, worker: Worker, command: str) -> tuple[str, Any]:
-        """Bring a new process to where the one that died was, and give it the command again."""
+        """Bring a new process to the state of the dead one and repeat the command there."""
         for _ in range(ATTEMPTS - 1):
             end(worker)
             self._start(worker)
@@ -229,7 +260,7 @@ class ParallelEnvironments:
         theirs.close()
 
 
-def _steps(observations: np.ndarray, numbers: np.ndarray) -> Steps:
+def _steps(observations: NDArray[Any], numbers: NDArray[Any]) -> Steps:
     rewards, costs, terminated, truncated, inner_steps = numbers
     return Steps(
         observations,

@@ -1,4 +1,4 @@
-"""What an agent's loop asks of a constrained environment."""
+"""Protocol of a constrained environment."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 @runtime_checkable
 class Space(Protocol):
-    """A box: what Gymnasium calls ``spaces.Box``."""
+    """A box, as Gymnasium's ``spaces.Box``."""
 
     @property
     def shape(self) -> tuple[int, ...] | None: ...
@@ -23,11 +23,11 @@ class Environment(Protocol):
 
     Attributes:
         observation_space: a box; float32 vectors, or uint8 images ``[height, width, 3]``.
-        action_space: a box ``[action]``; policies act in [-1, 1], which is mapped to its bounds.
+        action_space: a box ``[action]``; policies act in [-1, 1], which maps to its bounds.
         episode_length: environment steps (not actions) in a whole episode.
-        action_repeat: environment steps for each action.
-        episode_index: index of the episode that the next ``reset`` starts. Set when a run is
-            resumed: an environment whose episodes depend on it alone resumes to the same numbers.
+        action_repeat: environment steps per action.
+        episode_index: index of the episode that the next ``reset`` starts. Set it to resume a run:
+            if episodes depend on it alone, the resumed run gives the same numbers.
     """
 
     episode_length: int
@@ -42,7 +42,7 @@ class Environment(Protocol):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Start an episode; with a seed, start over as if the environment were new."""
+        """Start an episode; with a seed, restart as if the environment were new."""
         ...
 
     def step(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
@@ -54,10 +54,10 @@ class Environment(Protocol):
         """
         ...
 
-    def render(self) -> Any:
-        """A frame ``[height, width, 3]`` of bytes for a video; may raise RuntimeError."""
+    def render(self) -> NDArray[Any]:
+        """Draw a frame ``[height, width, 3]`` of bytes for a video; may raise RuntimeError."""
         ...
 
     def close(self) -> None:
-        """Free what rendering holds."""
+        """Free the resources of rendering."""
         ...

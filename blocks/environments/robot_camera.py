@@ -1,17 +1,19 @@
-"""What a navigation task's robot sees: Safety-Gymnasium's picture, byte for byte, in less time.
+"""Camera of a navigation task's robot: Safety-Gymnasium's picture, byte for byte, in less time.
 
-Without a GPU nearly all the time of a small frame goes into triangles, many of which are not in it.
-`RobotCamera` draws only what the camera may see, itself or in the floor's mirror, and reads back
-colours alone.
+Without a GPU, a small frame spends nearly all its time on triangles, many of them out of view.
+``RobotCamera`` draws only what may be visible, directly or mirrored in the floor, and reads back
+only colours.
 """
 
 import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 
 from blocks.environments.offscreen_viewer import (
+    Frame,
     ImageQuality,
     OffscreenCamera,
     draw_scene,
@@ -19,21 +21,21 @@ from blocks.environments.offscreen_viewer import (
 )
 
 CAMERA = "vision"
-MARGIN = 0.02  # metres by which objects count as larger: against roundings in what is in sight
-COMPASS = 0.15 + 0.05  # metres from its centre to the far side of Safety-Gymnasium's compass
+MARGIN = 0.02  # metres added to every radius, against rounding errors in the visibility test
+COMPASS = 0.15 + 0.05  # metres from the centre to the far side of Safety-Gymnasium's compass
 
 
 class RobotCamera(OffscreenCamera):
-    """Draws what the camera of a navigation task's robot sees.
+    """Draws the view of a navigation task's robot.
 
-    The first frame builds an OpenGL context with the textures of the model at hand, the sky's among
-    them; models of later episodes need none.
+    The first frame builds an OpenGL context with the textures of the current model, including the
+    sky; models of later episodes need no textures.
 
     Args:
         task: Safety-Gymnasium's task, with a camera called "vision".
         size: height and width of the picture, in pixels.
-        quality: "exact" is Safety-Gymnasium's picture; "fast" is one without multisampling, without
-            the floor's reflections, with coarser curves and without the lidar's lights.
+        quality: "exact" is Safety-Gymnasium's picture; "fast" has no multisampling, no reflections
+            in the floor, coarser curves and no lidar lights.
     """
 
     def __init__(self, task: Any, size: int, quality: ImageQuality) -> None:
@@ -44,26 +46,26 @@ class RobotCamera(OffscreenCamera):
         task = self._task
         viewer = open_viewer(task.model, task.data, CAMERA, self.size, self.quality)
         viewer.vopt.geomgroup[:] = 1
-        task._viewers["rgb_array"] = task.viewer = viewer  # from which `task.render` draws too
+        task._viewers["rgb_array"] = task.viewer = viewer  # ``task.render`` draws with it too
         return viewer
 
-    def _picture(self) -> UInt8[np.ndarray, "height width 3"]:
+    def _picture(self) -> Frame:
         viewer, task = self._viewer, self._task
         viewer.model, viewer.data = task.model, task.data
         if self.quality == "exact" and self._lights_may_show():
             frame = task.render(self.size, self.size, "rgb_array", camera_name=CAMERA, cost={})
-            return np.ascontiguousarray(frame)
+            return np.ascontiguousarray(frame, np.uint8)
         hidden = self._out_of_sight(task.data.geom_xpos, task.model.geom_rbound)
-        hidden &= task.model.geom_rbound > 0  # a plane has no bounds
+        hidden &= task.model.geom_rbound > 0  # a plane has no radius
         alpha = task.model.geom_rgba[:, 3].copy()
-        task.model.geom_rgba[hidden, 3] = 0  # MuJoCo leaves out what cannot be seen through
+        task.model.geom_rgba[hidden, 3] = 0  # MuJoCo skips fully transparent geoms
         try:
             return draw_scene(viewer, task.model, task.data)
         finally:
             task.model.geom_rgba[:, 3] = alpha
 
     def _lights_may_show(self) -> bool:
-        """Whether one of the lidar's and compass's lights, above the robot, may be in sight."""
+        """Return whether a light of the lidar or compass, above the robot, may be visible."""
         task, conf = self._task, self._task.render_conf
         if not conf.lidar_markers:
             return False
@@ -74,20 +76,20 @@ class RobotCamera(OffscreenCamera):
         return not self._out_of_sight(centres, np.full(rings, radius)).all()
 
     def _out_of_sight(
-        self, centres: Float[np.ndarray, "object 3"], radii: Float[np.ndarray, " object"]
-    ) -> Bool[np.ndarray, " object"]:
-        """Which balls are outside the camera's pyramid, and so are their images in the floor."""
+        self, centres: Float[NDArray[Any], "object 3"], radii: Float[NDArray[Any], " object"]
+    ) -> Bool[NDArray[np.bool_], " object"]:
+        """Find the balls that are outside the camera's pyramid, as are their mirror images."""
         camera = self._viewer.cam.fixedcamid
         data, mirror = self._task.data, np.array([1.0, 1.0, -1.0])
         half = math.radians(self._task.model.cam_fovy[camera]) / 2
         cos, sin = math.cos(half), math.sin(half)
-        # Normals of the four sides and of the camera's plane, outwards; it looks along -z.
+        # Outward normals of the pyramid's four sides and the camera's plane; it looks along -z.
         outwards = np.array(
             [[cos, 0, sin], [-cos, 0, sin], [0, cos, sin], [0, -cos, sin], [0, 0, 1]]
         )
         normals = data.cam_xmat[camera].reshape(3, 3) @ outwards.T
         limit = radii[:, None] + MARGIN
-        seen = [
+        seen: list[NDArray[np.bool_]] = [
             (((at - data.cam_xpos[camera]) @ normals) <= limit).all(1)
             for at in (centres, centres * mirror)
         ]

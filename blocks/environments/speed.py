@@ -1,25 +1,26 @@
-"""What makes Safety-Gymnasium's navigation tasks faster without changing one of their numbers.
+"""Faster navigation tasks of Safety-Gymnasium, with identical results.
 
-- `plain_sky`: a reset no longer compiles 190 MB of stars.
-- `speed_up`: layouts are sampled, and gremlins moved, by the same arithmetic in fewer steps, and
+- ``plain_sky``: a reset no longer compiles 190 MB of stars.
+- ``speed_up``: sampling layouts and moving gremlins take fewer steps of the same arithmetic, and
   observations are not checked twice.
 
-Only environments built here are affected; Safety-Gymnasium's own are as they were.
+Environments made by Safety-Gymnasium itself do not change.
 """
 
 import importlib
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import MethodType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 PLACEMENT_ATTEMPTS = 100
-"""For one object, as in Safety-Gymnasium, before the whole layout begins anew."""
+"""Attempts for one object before the whole layout restarts, as in Safety-Gymnasium."""
 
-# A texture of MuJoCo's XML, in the form of Safety-Gymnasium's assets.yaml.
+# A MuJoCo texture in the format of Safety-Gymnasium's assets.yaml.
 PLAIN_SKY = {
     "@type": "skybox",
     "@builtin": "gradient",
@@ -31,12 +32,12 @@ PLAIN_SKY = {
 
 
 @contextmanager
-def plain_sky() -> Iterator[None]:
-    """Within the context, navigation tasks are built under a plain sky.
+def plain_sky() -> Generator[None, None, None]:
+    """Build navigation tasks with a plain sky within the context.
 
-    The stock one is six photographs of stars, 190 MB once decoded, and a navigation task compiles
-    its model, sky and all, at every reset. Physics and vector observations know no sky; images do,
-    so that they need the stock one.
+    The original sky is six photographs of stars, 190 MB after decoding, and a navigation task
+    compiles its model, including the sky, at every reset. The sky affects neither physics nor
+    vector observations. Images show it, so they need the original.
     """
     world: Any = importlib.import_module("safety_gymnasium.world")
     original = world.yaml
@@ -55,12 +56,17 @@ def plain_sky() -> Iterator[None]:
 
 
 def speed_up(task: Any) -> None:
-    """Give a navigation task's instance its layout sampler and its gremlins below.
+    """Replace a navigation task's layout sampler and gremlin motion with the faster ones below.
 
-    Its observations are no longer compared with their space, up to forty boxes a step: what is not
-    finite is refused by `SafetyEnvironment`, and their shapes are what the space was built from.
+    It also skips the check of observations against their space, up to forty boxes a step:
+    ``SafetyEnvironment`` rejects values that are not finite, and the space was built from the same
+    shapes.
     """
-    task.obs_info.obs_space_dict.contains = lambda observation: True
+
+    def contains(observation: object) -> bool:
+        return True
+
+    task.obs_info.obs_space_dict.contains = contains
     generator = task.random_generator
     generator.sample_layout = MethodType(sample_layout, generator)
     if hasattr(task, "gremlins"):
@@ -68,22 +74,21 @@ def speed_up(task: Any) -> None:
 
 
 def skip_vision(task: Any) -> None:
-    """Leave a navigation task's instance without observations of its own.
+    """Skip the observations of a navigation task, but still update the simulator's sensors.
 
-    They would be lidar, sensors and a picture at every environment step. What else its `obs` does
-    stays: bringing the simulator's sensors up to date.
+    The task would compute lidar, sensors and a picture at every environment step.
     """
     mujoco: Any = importlib.import_module("mujoco")
     task.obs = lambda: mujoco.mj_forward(task.model, task.data)
 
 
 def sample_layout(generator: Any) -> bool:
-    """`RandomGenerator.sample_layout`, on Python's floats in place of arrays of two.
+    """Sample a layout as ``RandomGenerator.sample_layout`` does, with floats instead of arrays.
 
-    Placing some tasks' objects takes ten thousands of attempts. Draws, sums and roots are the same
-    ones in the same order.
+    Some tasks need tens of thousands of attempts to place their objects. Draws, sums and roots are
+    the same, in the same order.
     """
-    layout: dict[str, np.ndarray] = {}
+    layout: dict[str, NDArray[Any]] = {}
     placed: list[tuple[float, float, float]] = []  # x, y, keepout with the margin
     for name, (placements, keepout) in generator.placements.items():
         for _ in range(PLACEMENT_ATTEMPTS):
@@ -104,7 +109,7 @@ def sample_layout(generator: Any) -> bool:
 
 
 def move_gremlins(gremlins: Any) -> None:
-    """`Gremlins.move`: all go to the same place, which is worked out once in place of each time."""
+    """Move the gremlins as ``Gremlins.move`` does, but compute their common position once."""
     phase = float(gremlins.engine.data.time)
     circle = np.array([np.sin(phase), np.cos(phase)]) * gremlins.travel
     position = np.array([*circle, gremlins.size])

@@ -1,11 +1,9 @@
-"""What a velocity task's camera sees: the body from the side, moving along with it."""
+"""Camera of the velocity tasks: it follows the body and sees it from the side."""
 
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
-
 from blocks.environments.offscreen_viewer import (
+    Frame,
     ImageQuality,
     OffscreenCamera,
     draw_scene,
@@ -16,15 +14,16 @@ CAMERA = "track"
 
 
 class TrackingCamera(OffscreenCamera):
-    """Draws what the camera that follows a velocity task's body sees.
+    """Draws the view of the camera that follows a velocity task's body.
 
-    Without the ball over the body whose colour tells, in Safety-Gymnasium's videos, how fast it is.
+    It leaves out the coloured ball above the body, which shows the speed in Safety-Gymnasium's
+    videos.
 
     Args:
         environment: Safety-Gymnasium's environment of a velocity task, unwrapped.
         size: height and width of the picture, in pixels.
-        quality: "exact" is Gymnasium's own picture of this size; "fast" is one without
-            multisampling, shadows and reflections, with coarser curves.
+        quality: "exact" is Gymnasium's picture of this size; "fast" has no multisampling, shadows
+            and reflections, and coarser curves.
 
     Raises:
         ValueError: the model has no camera called "track".
@@ -47,5 +46,5 @@ class TrackingCamera(OffscreenCamera):
         self._environment.mujoco_renderer._viewers["rgb_array"] = viewer
         return viewer
 
-    def _picture(self) -> UInt8[np.ndarray, "height width 3"]:
+    def _picture(self) -> Frame:
         return draw_scene(self._viewer, self._environment.model, self._environment.data)

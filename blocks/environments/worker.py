@@ -1,4 +1,4 @@
-"""The processes behind `ParallelEnvironments`: one environment each, told what to do by a pipe."""
+"""Processes of ``ParallelEnvironments``: one environment each, controlled through a pipe."""
 
 import signal
 from dataclasses import dataclass, field
@@ -6,36 +6,41 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from blocks.environments.safety_gymnasium import make_environment
 
 
+def _no_actions() -> list[NDArray[Any]]:
+    return []
+
+
 @dataclass
 class Worker:
-    """One process, and what brings another one to where it is."""
+    """One process, and the data to bring a new one to the same state."""
 
     process: BaseProcess | None = None
     connection: Connection | None = None
     episode: int = 0
-    actions: list[np.ndarray] = field(default_factory=list)
-    """Those of the episode so far."""
+    actions: list[NDArray[Any]] = field(default_factory=_no_actions)
+    """Actions of the episode so far."""
     over: bool = True
     asked: bool = False
-    """Whether it has an action that it has not yet answered."""
+    """Whether the last action is still unanswered."""
 
 
 def send_command(worker: Worker, command: str, value: Any) -> bool:
+    """Send a command; return False if the process is dead."""
     try:
         assert worker.connection is not None
         worker.connection.send((command, value))
-    except OSError:  # its process is dead
+    except OSError:
         return False
     return True
 
 
 def receive(worker: Worker) -> tuple[str, Any] | None:
-    """The answer; None from a process that has died."""
+    """Return the answer, or None if the process has died."""
     try:
         assert worker.connection is not None
         return worker.connection.recv()
@@ -44,9 +49,10 @@ def receive(worker: Worker) -> tuple[str, Any] | None:
 
 
 def replay(worker: Worker) -> tuple[str, Any] | None:
-    """Play the episode so far in a new process; the last answer, None if that one died as well."""
+    """Repeat the episode so far in a new process; return the last answer, None if it died too."""
     answer = None
-    for command, value in [("reset", worker.episode), *(("step", a) for a in worker.actions)]:
+    commands: list[tuple[str, Any]] = [("reset", worker.episode)]
+    for command, value in [*commands, *(("step", action) for action in worker.actions)]:
         answer = receive(worker) if send_command(worker, command, value) else None
         if answer is None:
             break
@@ -54,10 +60,10 @@ def replay(worker: Worker) -> tuple[str, Any] | None:
 
 
 def end(worker: Worker) -> int | None:
-    """End its process, if it has one; returns the exit code."""
+    """End the worker's process, if there is one, and return its exit code."""
     if worker.process is None or worker.connection is None:
         return None
-    worker.connection.close()  # which it takes for the end
+    worker.connection.close()  # the process ends at this
     worker.process.join(timeout=5)
     if worker.process.is_alive():
         worker.process.kill()
@@ -68,8 +74,8 @@ def end(worker: Worker) -> int | None:
 
 
 def serve(connection: Connection, arguments: dict[str, Any]) -> None:
-    """A worker's process: one environment, until the other end of the connection is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to handle
+    """Run one environment in a worker's process until the other end closes the connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     environment = None
     while True:
         try:
@@ -82,7 +88,7 @@ def serve(connection: Connection, arguments: dict[str, Any]) -> None:
                 answer = ("did", environment.reset(options={"episode": value}))
             else:
                 answer = ("did", environment.step(value))
-        except Exception as error:  # to be raised where somebody hears it
+        except Exception as error:  # the parent raises it
             answer = ("raised", f"{type(error).__name__}: {error}")
         connection.send(answer)
     if environment is not None:

@@ -1,1 +1,1 @@
-"""Constrained optimisation: log barrier, step-size rule, LBSGD, and its rivals."""
+"""Constrained optimisation: log barrier, step-size rule, LBSGD, Lagrangian methods."""

@@ -1,4 +1,4 @@
-"""The log-barrier objective: an objective that falls to minus infinity at the constraint."""
+"""Log barrier: an objective that falls to minus infinity at the constraint."""
 
 import torch
 from jaxtyping import Float
@@ -11,18 +11,17 @@ def log_barrier(
     *,
     eta: float | int | Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    r"""The objective plus a wall inside the feasible set, to be maximised.
+    r"""Add the log barrier to an objective that is maximised.
 
     .. math::
         B_\eta = J + \eta \sum_i \log a_i, \qquad a_i = d_i - J_{c,i}
 
     (Interior-point methods; CERL, arXiv 2405.05890, section 4, and LBSGD, Usmanova et al. 2024.)
-    Its maximiser is strictly feasible, and with c constraints of a concave problem at most
-    `c * eta` worse than the constrained optimum.
+    Its maximiser is strictly feasible. In a concave problem with c constraints it is at most
+    ``c * eta`` worse than the constrained optimum.
 
-    Outside the feasible set, where any slack is <= 0 or NaN, the value is `-inf` and every
-    gradient is zero: an honest answer that poisons nothing. A caller leaves that region by
-    descending the cost return instead (`LBSGD` does), because the barrier has nothing to say.
+    Outside the feasible set, where any slack is <= 0 or NaN, the value is ``-inf`` and every
+    gradient is zero. There the caller must descend the cost return instead, as ``LBSGD`` does.
 
     Args:
         objective: scalar to maximise.
@@ -30,7 +29,7 @@ def log_barrier(
         eta: weight of the barrier, >= 0, in units of the objective.
 
     Returns:
-        The barrier's value, a scalar: finite iff all slacks are > 0 (and the objective finite).
+        The value, a scalar: finite iff all slacks are > 0 and the objective is finite.
 
     Example:
         >>> slack = torch.tensor([1.0, 0.5], requires_grad=True)
@@ -42,8 +41,8 @@ def log_barrier(
         tensor(-inf)
     """
     feasible = slack > 0  # False for NaN
-    # Both sides of `where` are differentiated, so the unused side must be harmless too; the clamp
-    # keeps 1 / slack finite for subnormal slacks (0 * inf would be NaN at eta = 0).
+    # Autograd differentiates both sides of ``where``, so the unused side must be finite too. The
+    # clamp keeps 1 / slack finite for subnormal slacks (0 * inf would be NaN at eta = 0).
     inside = torch.where(feasible, slack, torch.ones_like(slack))
     inside = inside.clamp(min=torch.finfo(slack.dtype).tiny)
     value = objective + eta * inside.log().sum()

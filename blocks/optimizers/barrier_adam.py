@@ -1,6 +1,6 @@
-"""Adam on the log barrier: an interior-point method without LBSGD's promise (ablations).
+"""Adam on the log barrier: an interior-point method without LBSGD's guarantee (ablations).
 
-The barrier pushes away from the constraint, but nothing limits the step that is taken with it.
+The barrier pushes away from the constraint, but nothing limits the length of a step.
 """
 
 import math
@@ -20,12 +20,13 @@ from blocks.optimizers.flat_parameters import (
     finite_norm,
     require,
     require_keys,
+    vector_norm,
 )
 
 
 @runtime_checkable
 class Scale(Protocol):
-    """A factor on the barrier's gradient: `lbsgd_step_size` once its constants are bound."""
+    """A factor on the barrier's gradient, such as ``lbsgd_step_size`` with bound constants."""
 
     def __call__(
         self, slack: Tensor, slope: Tensor, grad_norm: Tensor, /, *, eta: float
@@ -33,52 +34,51 @@ class Scale(Protocol):
 
 
 def unscaled(slack: Tensor, slope: Tensor, grad_norm: Tensor, /, *, eta: float) -> Tensor:
-    """One: the gradient as it is."""
+    """Return one: the gradient stays as it is."""
     return torch.ones_like(grad_norm)
 
 
 class BarrierAdamStep(NamedTuple):
-    """What one step of `BarrierAdam` did."""
+    """What one step of ``BarrierAdam`` did."""
 
     slack: Tensor  # [constraints], or a scalar as the cost return was
     step_size: Tensor  # scalar: the factor on the gradient before Adam (1 in a recovery)
     feasible: bool  # whether every slack was > 0 before the step
     eta: float  # the barrier's weight in this step
-    grad_norm: Tensor  # scalar: norm of the unscaled gradient, in a recovery of the violated costs'
+    grad_norm: Tensor  # scalar: norm of the unscaled gradient (in a recovery, the violated costs')
     step_length: Tensor  # scalar: distance the parameters moved
 
 
 class BarrierAdam(LearningRate):
-    r"""Maximise the log barrier with Adam, which takes its whole step wherever that leads.
+    r"""Maximise the log barrier with Adam; nothing limits its steps.
 
     Feasible (every slack a_i > 0): Adam's step for
     :math:`\gamma g,\; g = -\nabla J + \eta \sum_i \nabla J_{c,i} / a_i`, then
     eta <- max(eta * eta_decay, eta_min). The factor gamma is
 
-    - 1 without `scale`: a log barrier and an ordinary optimiser;
-    - LBSGD's step size with `scale=partial(lbsgd_step_size, ...)`: the rule *before* Adam, as in
-      the public code of LBSGD for deep policies and of those built on it. Adam divides the scale of
-      its gradients out again, so a constant gamma changes nothing, and the feasibility bound is
-      lost. What reaches the step is how gamma differs from its average in Adam's memory and, where
-      gamma g falls to the size of `eps`, a shortening in the scale of `eps`. `LBSGD` with
-      `direction="adam"` shortens Adam's step itself.
+    - 1 without ``scale``: a log barrier and an ordinary optimiser;
+    - LBSGD's step size with ``scale=partial(lbsgd_step_size, ...)``: the rule *before* Adam, as in
+      the public code of LBSGD for deep policies and its derivatives. Adam normalises its gradients,
+      so a constant gamma has no effect and the feasibility bound is lost. Only the deviation of
+      gamma from its average in Adam's moments reaches the step and, where gamma g is as small as
+      ``eps``, a shorter step. ``LBSGD`` with ``direction="adam"`` shortens Adam's step itself.
 
-    Infeasible: the recovery of `LBSGD`, so that this is all the difference. (In that public code
-    the recovery shares the barrier's Adam; not here.)
+    Infeasible: the same recovery as in ``LBSGD``. (In that public code the recovery shares the
+    barrier's Adam; here it does not.)
 
     Args:
-        params: the parameters to optimise; those that require no gradient are left out.
+        params: parameters to optimise; those that require no gradient are left out.
         eta: weight of the barrier, >= 0, in units of the objective.
         eta_decay: factor on eta per feasible step, in (0, 1].
-        eta_min: eta does not decay below, in [0, eta].
-        scale: from slack, \|slope\| along the gradient, its norm and eta to gamma >= 0.
+        eta_min: lower limit of eta's decay, in [0, eta].
+        scale: maps slack, \|slope\| along the gradient, its norm and eta to gamma >= 0.
         learning_rate: of Adam on the barrier, > 0.
         recovery_learning_rate: of recovery steps, > 0.
-        betas: Adam's decay rates, each in [0, 1), for both.
-        eps: Adam's epsilon, > 0, for both.
+        betas: decay rates of both Adams, each in [0, 1).
+        eps: epsilon of both Adams, > 0.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: an argument is out of its range.
 
     Example:
         >>> x = nn.Parameter(torch.zeros(()))
@@ -118,18 +118,18 @@ class BarrierAdam(LearningRate):
         cost_return: Float[Tensor, "..."],
         budget: float | int | Float[Tensor, "..."],
     ) -> BarrierAdamStep:
-        """Take one step on the parameters; the graph is left intact for other uses.
+        """Take one step on the parameters and keep the autograd graph.
 
         Args:
             objective: differentiable scalar to maximise.
-            cost_return: differentiable, a scalar or `[constraints]`, to keep below the budget.
-            budget: same unit, one for all or `[constraints]`.
+            cost_return: differentiable, a scalar or ``[constraints]``, to keep below the budget.
+            budget: in the unit of the cost return, one for all or ``[constraints]``.
 
         Returns:
-            What happened.
+            Metrics of the step.
 
         Raises:
-            ValueError: if a value or gradient is not finite, or shapes do not fit.
+            ValueError: a value or gradient is not finite, or shapes do not fit.
         """
         slack = checked_slack(objective, cost_return, budget)
         costs, eta = cost_return.reshape(-1), self.eta
@@ -148,11 +148,11 @@ class BarrierAdam(LearningRate):
             feasible,
             eta,
             norm,
-            torch.linalg.vector_norm(change),
+            vector_norm(change),
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of all that a resumed run needs: eta and Adam's moments."""
+        """Copy what a resumed run needs: eta and Adam's moments."""
         return {
             "eta": self.eta,
             "recovering": self._recovery.active,
@@ -161,10 +161,10 @@ class BarrierAdam(LearningRate):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken; learning rates come with it, as in torch.
+        """Restore a ``state_dict`` exactly, learning rates included, as in torch.
 
         Raises:
-            ValueError: if the state is not one of `BarrierAdam`, or for other parameters.
+            ValueError: the state is not one of ``BarrierAdam``, or for other parameters.
         """
         require_keys(state, self.state_dict())
         self._adam.load_state_dict(state["adam"])

@@ -1,10 +1,10 @@
-"""What the constrained optimisers share: checks, flat parameters, and the way back inside."""
+"""Shared parts of the constrained optimisers: argument checks, flat parameters, recovery steps."""
 
 import math
 from collections.abc import Iterable
 from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +13,27 @@ from blocks.acceleration.threads import side_by_side
 
 
 class FlatParameters:
-    """Parameters seen as one flat vector: gradients come out flat, changes go in flat.
+    """A view of parameters as one flat vector, for gradients and changes.
+
+    Args:
+        params: those that require no gradient are left out.
 
     Raises:
-        ValueError: if no parameter requires a gradient (those that do not are left out).
+        ValueError: no parameter requires a gradient.
     """
 
     def __init__(self, params: Iterable[nn.Parameter]) -> None:
         self.parameters = [parameter for parameter in params if parameter.requires_grad]
         if not self.parameters:
-            raise ValueError("params is empty or frozen: pass parameters that require gradients")
+            raise ValueError(
+                "params: got none that requires a gradient; allowed one or more; "
+                "pass the parameters of an unfrozen module"
+            )
         self.sizes = [parameter.numel() for parameter in self.parameters]
         self.size = sum(self.sizes)
 
     def gradient(self, value: Tensor) -> Tensor:
-        """The flat gradient of a scalar, zero where (or if) it does not depend on the parameters.
+        """Compute the flat gradient of a scalar: zero where it does not depend on a parameter.
 
         The graph is kept, because objective and cost returns share it.
         """
@@ -39,25 +45,25 @@ class FlatParameters:
         return torch.cat([part.flatten() for part in parts])
 
     def gradients(self, *values: Tensor) -> tuple[Tensor, ...]:
-        """The flat gradient of each, at the same time where there are threads for it."""
+        """Compute the flat gradients of scalars, on several threads if ``set_threads`` allows."""
         return side_by_side(*(partial(self.gradient, value) for value in values))
 
     @torch.no_grad()
     def values(self) -> Tensor:
-        """A flat copy."""
+        """Copy the parameters to one flat vector."""
         return torch.cat([parameter.flatten() for parameter in self.parameters])
 
     @torch.no_grad()
     def add_(self, change: Tensor) -> None:
         """Move the parameters in place."""
-        for parameter, part in zip(self.parameters, change.split(self.sizes), strict=True):
+        for parameter, part in zip(self.parameters, torch.split(change, self.sizes), strict=True):
             parameter.add_(part.view_as(parameter))
 
 
 class FlatAdam:
-    """torch's Adam, asked for the step that it would take, so that a caller may shorten it.
+    """Computes torch's Adam step without taking it, so that the caller can shorten it.
 
-    Adam steps a flat scratch vector from zero: where it ends up is the step.
+    Adam moves a flat scratch vector that starts at zero; its new value is the step.
     """
 
     def __init__(
@@ -72,7 +78,7 @@ class FlatAdam:
 
     @property
     def learning_rate(self) -> float:
-        """The length scale of a step; settable, for a schedule. Part of the state."""
+        """Adam's learning rate; settable, for a schedule. Part of the state."""
         return self._adam.param_groups[0]["lr"]
 
     @learning_rate.setter
@@ -81,41 +87,41 @@ class FlatAdam:
         self._adam.param_groups[0]["lr"] = float(value)
 
     def move(self, gradient: Tensor) -> Tensor:
-        """The step that descends the gradient, to be used before the next call overwrites it."""
+        """Return the step that descends the gradient; the next call overwrites it."""
         self._scratch.zero_()
         self._scratch.grad = gradient
-        self._adam.step()
+        self._adam.step()  # pyright: ignore[reportUnknownMemberType]
         return self._scratch
 
     def reset(self) -> None:
-        """Forget the moments."""
+        """Clear the moments."""
         self._adam.state.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of torch's state."""
+        """Copy torch's state."""
         return deepcopy(self._adam.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken; learning rates come with it, as in torch.
+        """Restore a ``state_dict``, learning rates included, as in torch.
 
         Raises:
-            ValueError: if the moments are for another number of parameters.
+            ValueError: the moments are for another number of parameters.
         """
         for moments in state["state"].values():
             size, needed = moments["exp_avg"].numel(), self._scratch.numel()
             if size != needed:
                 raise ValueError(
-                    f"state is for {size} parameters, but there are {needed}: build the network "
-                    "that the state was saved with"
+                    f"state: got moments for {size} parameters; allowed {needed}; build the "
+                    "network that the state was saved with"
                 )
         self._adam.load_state_dict(deepcopy(state))
 
 
 class Recovery:
-    """From outside the feasible set: an Adam of its own down the violated cost returns.
+    """A separate Adam that minimises the violated cost returns, from outside the feasible set.
 
-    Its moments start afresh whenever a recovery begins, so that it doesn't crawl in the scale of
-    an older one. `active` says whether the last step was a recovery.
+    Its moments restart with every recovery: the scale of an older one would make its steps too
+    short. ``active`` says whether the last step was a recovery.
     """
 
     def __init__(
@@ -129,10 +135,10 @@ class Recovery:
         self.active = False
 
     def move(self, costs: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
-        """The step, and the norm of the violated costs' gradient.
+        """Return the step and the norm of the violated costs' gradient.
 
         Raises:
-            ValueError: if the gradient is not finite; the state is then as before.
+            ValueError: the gradient is not finite; the state does not change then.
         """
         gradient = self._flat.gradient(costs[slack <= 0].sum())
         norm = finite_norm(gradient)
@@ -142,23 +148,23 @@ class Recovery:
         return self._adam.move(gradient), norm
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of Adam's state; `active` is the caller's to keep."""
+        """Copy Adam's state; the caller saves ``active``."""
         return self._adam.state_dict()
 
     def load_state_dict(self, state: dict[str, Any], *, active: bool) -> None:
-        """Continue where `state_dict` was taken."""
+        """Restore a ``state_dict``."""
         self._adam.load_state_dict(state)
         self.active = active
 
 
 class LearningRate:
-    """The property of optimisers whose steps are those of a `FlatAdam`."""
+    """The ``learning_rate`` property of optimisers that use a ``FlatAdam``."""
 
     _adam: FlatAdam
 
     @property
     def learning_rate(self) -> float:
-        """Learning rate of Adam's step; settable, for a schedule. Part of `state_dict`."""
+        """Learning rate of Adam's step; settable, for a schedule. Part of ``state_dict``."""
         return self._adam.learning_rate
 
     @learning_rate.setter
@@ -167,61 +173,75 @@ class LearningRate:
 
 
 def checked_slack(objective: Tensor, cost_return: Tensor, budget: float | Tensor) -> Tensor:
-    """Budget minus cost return, flat and detached.
+    """Return budget minus cost return, flat and detached.
 
     Raises:
-        ValueError: if the objective is no scalar, the cost return neither a scalar nor
-            `[constraints]`, the budget does not fit it, or any of them is not finite.
+        ValueError: the objective is not a scalar, the cost return neither a scalar nor
+            ``[constraints]``, the budget does not fit it, or one of them is not finite.
     """
     bound = torch.as_tensor(budget, dtype=cost_return.dtype, device=cost_return.device)
     if objective.ndim != 0:
-        raise ValueError(f"objective has shape {list(objective.shape)}, but must be a scalar")
+        raise ValueError(
+            f"objective: got shape {list(objective.shape)}; allowed a scalar; "
+            "average over start states and members first"
+        )
     if cost_return.ndim > 1 or cost_return.numel() == 0:
         raise ValueError(
-            f"cost_return has shape {list(cost_return.shape)}, but must be a scalar or "
-            "[constraints]: average over start states and aggregate over members first"
+            f"cost_return: got shape {list(cost_return.shape)}; allowed a scalar or "
+            "[constraints]; average over start states and aggregate over members first"
         )
     if bound.shape not in (torch.Size(), cost_return.shape):
         raise ValueError(
-            f"budget has shape {list(bound.shape)}, but must be a number or like cost_return "
-            f"{list(cost_return.shape)}"
+            f"budget: got shape {list(bound.shape)}; allowed a scalar or cost_return's "
+            f"{list(cost_return.shape)}; give one budget per constraint"
         )
     for name, value in (("objective", objective), ("cost_return", cost_return), ("budget", bound)):
         if not value.isfinite().all():
-            raise ValueError(f"{name} is {value.tolist()}, but must be finite")
+            raise ValueError(
+                f"{name}: got {cast(Any, value).tolist()}; allowed finite numbers; "
+                "look for NaN in the losses"
+            )
     return (bound - cost_return).detach().reshape(-1)
 
 
+def vector_norm(vector: Tensor) -> Tensor:
+    """Compute the Euclidean norm of a flat vector."""
+    return cast(Any, torch.linalg).vector_norm(vector)  # torch gives it no type
+
+
 def finite_norm(gradient: Tensor) -> Tensor:
-    """The Euclidean norm.
+    """Compute the Euclidean norm of a gradient.
 
     Raises:
-        ValueError: if the gradient, or the square that Adam needs, is not finite.
+        ValueError: the gradient, or its square, which Adam needs, is not finite.
     """
-    norm = torch.linalg.vector_norm(gradient)
+    norm = vector_norm(gradient)
     if not norm.isfinite():
         raise ValueError(
-            "the gradient of objective or cost_return is not finite (or its square overflows): "
+            f"gradient of objective or cost_return: got norm {float(norm)}; allowed a finite one; "
             "look for NaN in the losses, or a slack too small for its floating-point type"
         )
     return norm
 
 
 def require(name: str, value: object, allowed: str, holds: bool | Tensor) -> None:
-    """
+    """Check an argument's condition.
+
     Raises:
-        ValueError: unless the argument's condition holds.
+        ValueError: the condition does not hold.
     """
     if not holds:
-        raise ValueError(f"{name} is {value}, but must be {allowed}")
+        raise ValueError(f"{name}: got {value}; allowed {allowed}; change it")
 
 
 def require_keys(state: dict[str, Any], expected: dict[str, Any]) -> None:
-    """
+    """Check the keys of a state dict.
+
     Raises:
-        ValueError: unless a state dict has the expected keys.
+        ValueError: the keys differ from the expected ones.
     """
     if state.keys() != expected.keys():
         raise ValueError(
-            f"state has {sorted(state)}, but needs {sorted(expected)}: it belongs to something else"
+            f"state: got keys {sorted(state)}; allowed {sorted(expected)}; "
+            "load the state of the same kind of optimiser"
         )

@@ -1,9 +1,9 @@
-"""Lagrangian methods behind LBSGD's protocol: what a constrained policy is usually trained with.
+"""Lagrangian methods with LBSGD's interface: the usual way to train a constrained policy.
 
-Both start anywhere, may be infeasible on the way and approach the constraint from whichever side:
-the ablation for LBSGD. (The library cooper-optim has them too, for problems that it evaluates
-itself through its own problem, constraint and multiplier classes. Here values come in as tensors,
-and what would remain of it is the two lines that update a multiplier, so they are written out.)
+Both may start outside the feasible set and leave it during training: the ablation for LBSGD. (The
+library cooper-optim has them for problems described with its problem, constraint and multiplier
+classes. Here values arrive as tensors, so only the two lines that update a multiplier would remain
+of it.)
 """
 
 import math
@@ -22,6 +22,7 @@ from blocks.optimizers.flat_parameters import (
     finite_norm,
     require,
     require_keys,
+    vector_norm,
 )
 
 
@@ -48,21 +49,20 @@ class AugmentedLagrangian(LearningRate):
     with slack a, then :math:`\lambda \leftarrow \max(0, \lambda - \mu a)` and
     :math:`\mu \leftarrow \min(\mu (1 + \text{growth}), \mu_{max})` (Nocedal and Wright 2006,
     equation 17.65; as used by LAMBDA, As et al. 2022, with one Adam step per update). The gradient
-    of psi is the *updated* multiplier times the cost return's gradient, which is how it is
-    computed here.
+    of psi is computed as the *updated* multiplier times the cost return's gradient.
 
     Args:
-        params: the parameters to optimise.
+        params: parameters to optimise; those that require no gradient are left out.
         learning_rate: of the inner Adam, > 0.
-        multiplier: the multipliers' start, >= 0, in units of objective / cost return.
-        penalty: mu's start, > 0, in units of objective / cost return squared.
+        multiplier: initial multiplier, >= 0, in units of objective / cost return.
+        penalty: initial mu, > 0, in units of objective / cost return squared.
         penalty_growth: relative growth of mu per step, >= 0.
-        penalty_max: mu does not grow beyond, >= penalty.
-        betas: Adam's decay rates.
-        eps: Adam's epsilon.
+        penalty_max: upper limit of mu's growth, >= penalty.
+        betas: Adam's decay rates, each in [0, 1).
+        eps: Adam's epsilon, > 0.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: an argument is out of its range.
 
     Example:
         >>> x = nn.Parameter(torch.zeros(()))
@@ -100,18 +100,18 @@ class AugmentedLagrangian(LearningRate):
         cost_return: Float[Tensor, "..."],
         budget: float | int | Float[Tensor, "..."],
     ) -> LagrangianStep:
-        """One Adam step on the augmented Lagrangian, and the multiplier's update.
+        """Take one Adam step on the augmented Lagrangian and update the multiplier.
 
         Args:
             objective: differentiable scalar to maximise.
-            cost_return: differentiable, a scalar or `[constraints]`, to keep below the budget.
-            budget: same unit, one for all or `[constraints]`.
+            cost_return: differentiable, a scalar or ``[constraints]``, to keep below the budget.
+            budget: in the unit of the cost return, one for all or ``[constraints]``.
 
         Returns:
-            What happened.
+            Metrics of the step.
 
         Raises:
-            ValueError: if a value or gradient is not finite, or shapes do not fit.
+            ValueError: a value or gradient is not finite, or shapes do not fit.
         """
         slack = checked_slack(objective, cost_return, budget)
         multiplier = (self._multiplier - self._penalty * slack).clamp(min=0.0)
@@ -123,7 +123,7 @@ class AugmentedLagrangian(LearningRate):
         return _report(slack, cost_return, multiplier, norm, length)
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of all that a resumed run needs: multipliers, penalty, Adam's moments."""
+        """Copy what a resumed run needs: multipliers, penalty and Adam's moments."""
         return {
             "multiplier": self._multiplier.clone(),
             "penalty": self._penalty,
@@ -131,10 +131,10 @@ class AugmentedLagrangian(LearningRate):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken.
+        """Restore a ``state_dict`` exactly.
 
         Raises:
-            ValueError: if the state is not one of `AugmentedLagrangian`, or for other parameters.
+            ValueError: the state is not one of ``AugmentedLagrangian``, or for other parameters.
         """
         require_keys(state, self.state_dict())
         self._adam.load_state_dict(state["adam"])
@@ -151,21 +151,21 @@ class PIDLagrangian(LearningRate):
                      + K_D \max(0, J_{c,t} - J_{c,t-1})\} \\
         x &\leftarrow \text{Adam ascent on } (J - \lambda_t J_c) / (1 + \lambda_t)
 
-    (Stooke, Achiam and Abbeel 2020, algorithm 2; several constraints divide by one plus the sum.)
-    The proportional term damps the integral's overshoot; without it and the derivative
+    (Stooke, Achiam and Abbeel 2020, algorithm 2; with several constraints the divisor is one plus
+    the sum.) The proportional term damps the integral's overshoot. Without it and the derivative
     this is the plain Lagrangian method.
 
     Args:
-        params: the parameters to optimise.
+        params: parameters to optimise; those that require no gradient are left out.
         learning_rate: of the inner Adam, > 0.
         proportional_gain: K_P >= 0, in units of objective / cost return squared, as the others.
         integral_gain: K_I >= 0, per step.
         derivative_gain: K_D >= 0.
-        betas: Adam's decay rates.
-        eps: Adam's epsilon.
+        betas: Adam's decay rates, each in [0, 1).
+        eps: Adam's epsilon, > 0.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: an argument is out of its range.
 
     Example:
         >>> x = nn.Parameter(torch.zeros(()))
@@ -202,18 +202,18 @@ class PIDLagrangian(LearningRate):
         cost_return: Float[Tensor, "..."],
         budget: float | int | Float[Tensor, "..."],
     ) -> LagrangianStep:
-        """The controller's update of the multiplier, and one Adam step under it.
+        """Update the multiplier with the controller and take one Adam step under it.
 
         Args:
             objective: differentiable scalar to maximise.
-            cost_return: differentiable, a scalar or `[constraints]`, to keep below the budget.
-            budget: same unit, one for all or `[constraints]`.
+            cost_return: differentiable, a scalar or ``[constraints]``, to keep below the budget.
+            budget: in the unit of the cost return, one for all or ``[constraints]``.
 
         Returns:
-            What happened.
+            Metrics of the step.
 
         Raises:
-            ValueError: if a value or gradient is not finite, or shapes do not fit.
+            ValueError: a value or gradient is not finite, or shapes do not fit.
         """
         slack = checked_slack(objective, cost_return, budget)
         costs = cost_return.reshape(-1)
@@ -232,7 +232,7 @@ class PIDLagrangian(LearningRate):
         return _report(slack, cost_return, multiplier, norm, length)
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of all that a resumed run needs: integral, last cost return, Adam's moments."""
+        """Copy what a resumed run needs: integral, last cost return and Adam's moments."""
         previous = self._previous_cost
         return {
             "integral": self._integral.clone(),
@@ -241,10 +241,10 @@ class PIDLagrangian(LearningRate):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken.
+        """Restore a ``state_dict`` exactly.
 
         Raises:
-            ValueError: if the state is not one of `PIDLagrangian`, or for other parameters.
+            ValueError: the state is not one of ``PIDLagrangian``, or for other parameters.
         """
         require_keys(state, self.state_dict())
         self._adam.load_state_dict(state["adam"])
@@ -254,12 +254,12 @@ class PIDLagrangian(LearningRate):
 
 
 def _descend(loss: Tensor, flat: FlatParameters, adam: FlatAdam) -> tuple[Tensor, Tensor]:
-    """One Adam step; the gradient's norm and the step's length."""
+    """Take one Adam step; return the gradient's norm and the step's length."""
     gradient = flat.gradient(loss)
     norm = finite_norm(gradient)
     change = adam.move(gradient)
     flat.add_(change)
-    return norm, torch.linalg.vector_norm(change)
+    return norm, vector_norm(change)
 
 
 def _report(

@@ -2,7 +2,7 @@
 
 After Usmanova et al., "Log Barriers for Safe Black-box Optimization with Application to Safe
 Reinforcement Learning" (JMLR 2024), the optimiser of CERL (arXiv 2405.05890). The step-size rule
-is a pure function in `lbsgd_rule`; here is the optimiser around it. Symbols as there.
+is a pure function in ``step_size``; this module holds the optimiser. The symbols are the same.
 """
 
 import math
@@ -22,6 +22,7 @@ from blocks.optimizers.flat_parameters import (
     finite_norm,
     require,
     require_keys,
+    vector_norm,
 )
 from blocks.optimizers.smoothness import KnownSmoothness, Smoothness
 from blocks.optimizers.step_size import lbsgd_step_size, safe_step_length
@@ -39,57 +40,57 @@ class _Move(NamedTuple):
 
 
 class LBSGDStep(NamedTuple):
-    """What one step of `LBSGD` did."""
+    """What one step of ``LBSGD`` did."""
 
-    slack: Tensor  # [constraints], or a scalar as the cost return was; less `slack_error`
+    slack: Tensor  # like cost_return: [constraints] or a scalar; ``slack_error`` subtracted
     step_size: Tensor  # scalar: the factor on -g, or on Adam's step (then in [0, 1])
     feasible: bool  # whether every slack was > 0 before the step
     eta: float  # the barrier's weight in this step
     slope: Tensor  # like slack: d cost return / d length along the step (0 in a recovery)
     grad_norm: Tensor  # scalar: |g|, or in a recovery the norm of the violated costs' gradient
     step_length: Tensor  # scalar: distance the parameters moved
-    branch: Branch  # what decided the length: see `LBSGD`
+    branch: Branch  # the limit that set the length: see ``LBSGD``
     constraint_smoothness: Tensor  # like slack: M_i of this step (0 in a recovery)
 
 
 class LBSGD(LearningRate):
-    r"""Maximise an objective under constraints without leaving the feasible set on the way.
+    r"""Maximise an objective under constraints without leaving the feasible set.
 
     Feasible (every slack a_i > 0): a step along the gradient of the log barrier,
     :math:`g = -\nabla J + \eta \sum_i \nabla J_{c,i} / a_i`. With direction
 
-    - `"gradient"`, the theory: -gamma g with gamma from `lbsgd_step_size`;
-    - `"adam"`, in practice: Adam's step u for g, *then* shortened to the smallest
-      `safe_step_length` along u itself. (Scaling g before Adam changes nothing, since Adam divides
-      by the gradient's scale.) Adam's learning rate takes the place of 1 / M_2;
-      `objective_smoothness` is not used.
+    - ``"gradient"``, the theory: -gamma g with gamma from ``lbsgd_step_size``;
+    - ``"adam"``, in practice: Adam's step u for g, *then* shortened to the smallest
+      ``safe_step_length`` along u. (Scaling g before Adam has no effect, since Adam divides by the
+      gradient's scale.) Adam's learning rate replaces 1 / M_2; ``objective_smoothness`` is not
+      used.
 
     Both keep a_i' >= a_i / 2 under true constants. Then eta <- max(eta * eta_decay, eta_min). The
-    step's `branch` says what decided its length: `"slack"` the feasibility bound, `"curvature"`
-    1 / M_2, `"full"` Adam alone.
+    step's ``branch`` names the limit that set its length: ``"slack"`` is the feasibility bound,
+    ``"curvature"`` is 1 / M_2, ``"full"`` is Adam's step without a limit.
 
-    Infeasible (any a_i <= 0): a recovery step, Adam on the sum of the violated cost returns with
-    moments of its own that start afresh whenever a recovery begins, so that it doesn't crawl in
-    the scale of an older one (`branch` is `"recovery"`). eta stays. Satisfied constraints are not
-    watched meanwhile.
+    Infeasible (any a_i <= 0): a recovery step (``branch`` is ``"recovery"``). A separate Adam
+    minimises the sum of the violated cost returns. Its moments restart with every recovery: the
+    scale of an older one would make its steps too short. eta stays. Satisfied constraints are
+    ignored meanwhile.
 
     Args:
-        params: the parameters to optimise; those that require no gradient are left out.
+        params: parameters to optimise; those that require no gradient are left out.
         eta: weight of the barrier, >= 0, in units of the objective.
         objective_smoothness: M_0 >= 0, or an estimator; at 0 nothing limits a step where every cost
             is flat.
-        constraint_smoothness: M_i >= 0, one for all or `[constraints]`, or an estimator. One
-            estimator serves one argument of one optimiser.
+        constraint_smoothness: M_i >= 0, one for all or ``[constraints]``, or an estimator. Do not
+            share an estimator between arguments or optimisers.
         eta_decay: factor on eta per feasible step, in (0, 1].
-        eta_min: eta does not decay below, in [0, eta].
-        direction: `"gradient"` or `"adam"`.
+        eta_min: lower limit of eta's decay, in [0, eta].
+        direction: ``"gradient"`` or ``"adam"``.
         learning_rate: of the Adam direction, > 0.
         recovery_learning_rate: of recovery steps, > 0.
-        betas: Adam's decay rates, each in [0, 1), for both.
-        eps: Adam's epsilon, > 0, for both.
+        betas: decay rates of both Adams, each in [0, 1).
+        eps: epsilon of both Adams, > 0.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: an argument is out of its range.
 
     Example:
         >>> x = nn.Parameter(torch.zeros(()))
@@ -139,23 +140,23 @@ class LBSGD(LearningRate):
         slack_error: float | int | Float[Tensor, "..."] = 0.0,
         slope_error: float | int | Float[Tensor, "..."] = 0.0,
     ) -> LBSGDStep:
-        r"""Take one step on the parameters; the graph is left intact for other uses.
+        """Take one step on the parameters and keep the autograd graph.
 
         Args:
             objective: differentiable scalar to maximise.
-            cost_return: differentiable, a scalar or `[constraints]`, to keep below the budget.
-            budget: same unit, one for all or `[constraints]`.
-            slack_error: >= 0, how much too large the slack may be: the step relies on
-                slack - slack_error. One for all or `[constraints]`.
-            slope_error: >= 0, norm of the error a cost return's gradient may have: the step
-                relies on slope + slope_error. One for all or `[constraints]`.
+            cost_return: differentiable, a scalar or ``[constraints]``, to keep below the budget.
+            budget: in the unit of the cost return, one for all or ``[constraints]``.
+            slack_error: >= 0, bound on the overestimate of the slack: the step uses
+                slack - slack_error. One for all or ``[constraints]``.
+            slope_error: >= 0, bound on the norm of the error in a cost return's gradient: the step
+                uses slope + slope_error. One for all or ``[constraints]``.
 
         Returns:
-            What happened. An infeasible iterate is such a value, not an exception.
+            Metrics of the step. An infeasible iterate is reported there, not raised.
 
         Raises:
-            ValueError: if a value or gradient is not finite, or shapes do not fit; parameters and
-                state are then as before.
+            ValueError: a value or gradient is not finite, or shapes do not fit; parameters and
+                state do not change then.
         """
         slack = checked_slack(objective, cost_return, budget) - slack_error
         costs, eta = cost_return.reshape(-1), self.eta
@@ -174,7 +175,7 @@ class LBSGD(LearningRate):
             eta=eta,
             slope=move.slope.view_as(cost_return),
             grad_norm=move.grad_norm,
-            step_length=torch.linalg.vector_norm(move.change),
+            step_length=vector_norm(move.change),
             branch=move.branch,
             constraint_smoothness=move.constraint_smoothness.expand(len(costs)).view_as(
                 cost_return
@@ -182,7 +183,7 @@ class LBSGD(LearningRate):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of all that a resumed run needs: eta, estimates and Adam's moments."""
+        """Copy what a resumed run needs: eta, estimates and Adam's moments."""
         return {
             "eta": self.eta,
             "recovering": self._recovery.active,
@@ -193,10 +194,10 @@ class LBSGD(LearningRate):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken; learning rates come with it, as in torch.
+        """Restore a ``state_dict`` exactly, learning rates included, as in torch.
 
         Raises:
-            ValueError: if the state is not one of `LBSGD`, or for other parameters.
+            ValueError: the state is not one of ``LBSGD``, or for other parameters.
         """
         require_keys(state, self.state_dict())
         self._adam.load_state_dict(state["adam"])
@@ -206,7 +207,7 @@ class LBSGD(LearningRate):
         self.eta = float(state["eta"])
 
     def _barrier_move(
-        self, objective: Tensor, costs: Tensor, slack: Tensor, slope_error: Any
+        self, objective: Tensor, costs: Tensor, slack: Tensor, slope_error: float | int | Tensor
     ) -> _Move:
         objective_gradient, *rest = self._flat.gradients(objective, *costs)
         cost_gradients = torch.stack(rest)
@@ -216,7 +217,7 @@ class LBSGD(LearningRate):
         smoothness = self._constraint_smoothness.update(here, cost_gradients)
         if self._direction == "adam":
             whole = self._adam.move(gradient)
-            length = torch.linalg.vector_norm(whole)
+            length = vector_norm(whole)
             slope = cost_gradients @ _unit(whole, length)
             safe = safe_step_length(slack, slope + slope_error, constraint_smoothness=smoothness)
             share = (safe.min() / length).clamp(max=1.0)  # x / 0 is inf: nothing to shorten
@@ -224,14 +225,14 @@ class LBSGD(LearningRate):
             return _Move(share * whole, share, slope, norm, branch, smoothness)
         slope = cost_gradients @ _unit(-gradient, norm)
         of_objective = self._objective_smoothness.update(here, objective_gradient[None])
-        rule = {
+        rule: dict[str, float | Tensor] = {
             "eta": self.eta,
             "objective_smoothness": of_objective.reshape(()),
             "constraint_smoothness": smoothness,
         }
         bound = slope.abs() + slope_error
         step_size = lbsgd_step_size(slack, bound, norm, **rule)
-        # With |g| = 0 the rule's other bound is infinite, which leaves 1 / M_2.
+        # With |g| = 0 the feasibility bound is infinite, which leaves 1 / M_2.
         curvature_bound = lbsgd_step_size(slack, bound, 0.0, **rule)
         branch = "slack" if step_size < curvature_bound else "curvature"
         return _Move(-step_size * gradient, step_size, slope, norm, branch, smoothness)
@@ -241,8 +242,8 @@ class LBSGD(LearningRate):
         nothing = torch.zeros_like(slack)
         return _Move(change, torch.ones_like(norm), nothing, norm, "recovery", nothing)
 
-    def _smoothness(self, name: str, value: Any) -> Smoothness:
-        """An estimator as it is; a number or tensor as known constants."""
+    def _smoothness(self, name: str, value: float | int | Tensor | Smoothness) -> Smoothness:
+        """Return an estimator unchanged, and a number or tensor as known constants."""
         if isinstance(value, Smoothness):
             return value
         constants = torch.as_tensor(value).to(self._flat.parameters[0])

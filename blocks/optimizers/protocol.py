@@ -1,4 +1,4 @@
-"""What every constrained optimiser promises: an ablation exchanges one object for another."""
+"""Protocols of constrained optimisers: an ablation exchanges one optimiser for another."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @runtime_checkable
 class ConstrainedStep(Protocol):
-    """What one step did. Optimisers add fields of their own: eta, branch, multiplier, ..."""
+    """Metrics of one step; optimisers add further ones: eta, branch, multiplier, ..."""
 
     @property
     def slack(self) -> Tensor:
@@ -17,7 +17,7 @@ class ConstrainedStep(Protocol):
 
     @property
     def step_size(self) -> Tensor:
-        """Scalar: the factor on the direction stepped along."""
+        """Scalar: the factor on the step's direction."""
         ...
 
     @property
@@ -27,7 +27,7 @@ class ConstrainedStep(Protocol):
 
     @property
     def grad_norm(self) -> Tensor:
-        """Scalar: norm of the gradient that was followed."""
+        """Scalar: norm of the gradient that the step descends."""
         ...
 
     @property
@@ -39,10 +39,16 @@ class ConstrainedStep(Protocol):
 class ConstrainedOptimizer(Protocol):
     """Maximises an objective under constraints, one step at a time.
 
-    Built on the parameters that it moves. ``learning_rate`` can be set, for a schedule.
+    Its constructor takes the parameters. ``learning_rate`` is settable, for a schedule.
     """
 
-    learning_rate: float
+    @property
+    def learning_rate(self) -> float:
+        """Length scale of a step; settable, for a schedule."""
+        ...
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None: ...
 
     def step(
         self,
@@ -58,7 +64,7 @@ class ConstrainedOptimizer(Protocol):
             budget: in the unit of the cost return, one for all or ``[constraints]``.
 
         Returns:
-            What happened. An infeasible iterate is such a value, not an exception.
+            Metrics of the step. An infeasible iterate is reported there, not raised.
 
         Raises:
             ValueError: a value or gradient is not finite, or shapes do not fit.
@@ -66,9 +72,9 @@ class ConstrainedOptimizer(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs."""
+        """Copy what a resumed run needs."""
         ...
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Continue exactly where ``state_dict`` was taken."""
+        """Restore a ``state_dict`` exactly."""
         ...

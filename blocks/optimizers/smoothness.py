@@ -1,7 +1,7 @@
-"""Smoothness constants (of gradients): known ones, and estimates from gradients seen on the way."""
+"""Smoothness constants (Lipschitz constants of gradients): known, or estimated during training."""
 
 import math
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -10,34 +10,41 @@ from torch import Tensor
 
 @runtime_checkable
 class Smoothness(Protocol):
-    """What an optimiser asks for its constants, at each iterate."""
+    """Source of an optimiser's smoothness constants at each iterate."""
 
     def update(
         self,
         parameters: Float[Tensor, " parameter"],
         gradients: Float[Tensor, "function parameter"],
     ) -> Float[Tensor, "..."]:
-        """The constants for the step from this iterate, one for all or `[function]`."""
+        """Return the constants for the step from this iterate, one for all or ``[function]``."""
         ...
 
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Copy what a resumed run needs."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a ``state_dict`` exactly."""
+        ...
 
 
 class KnownSmoothness:
-    """Constants that are known and stay.
+    """Known, fixed constants.
 
     Args:
-        constants: M >= 0, one for all functions or `[function]`.
-        name: of the argument they came in, for the error.
+        constants: M >= 0, one for all functions or ``[function]``.
+        name: name of the caller's argument, for the error.
 
     Raises:
-        ValueError: if a constant is negative or not finite.
+        ValueError: a constant is negative or not finite.
     """
 
     def __init__(self, constants: Float[Tensor, "..."], name: str) -> None:
         if not ((constants >= 0) & constants.isfinite()).all():
-            raise ValueError(f"{name} is {constants.tolist()}, but must be finite and >= 0")
+            raise ValueError(
+                f"{name}: got {cast(Any, constants).tolist()}; allowed finite and >= 0; change it"
+            )
         self._constants = constants
 
     def update(
@@ -45,25 +52,28 @@ class KnownSmoothness:
         parameters: Float[Tensor, " parameter"],
         gradients: Float[Tensor, "function parameter"],
     ) -> Float[Tensor, "..."]:
-        """The constants; the arguments are not looked at."""
+        """Return the constants; the arguments have no effect."""
         return self._constants
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty."""
+        """Return an empty dict: there is nothing to save."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore.
+        """Check that there is nothing to restore.
 
         Raises:
-            ValueError: if the state is that of an estimator.
+            ValueError: the state is that of an estimator.
         """
         if state:
-            raise ValueError(f"state has {sorted(state)}: it was saved with estimated smoothness")
+            raise ValueError(
+                f"state: got keys {sorted(state)}; allowed none; "
+                "it was saved with estimated smoothness, so pass an estimator"
+            )
 
 
 class SecantSmoothness:
-    r"""Estimates how fast gradients change, from those of successive iterates.
+    r"""Estimates the smoothness from the gradients at successive iterates.
 
     .. math::
         M_t = \max\Big\{\text{decay} \cdot M_{t-1},\;
@@ -72,22 +82,21 @@ class SecantSmoothness:
         \qquad M_0 = \text{initial}
 
     for each function f. If f is M-smooth, a secant of exact gradients is at most M, so the estimate
-    never exceeds max(initial, factor * M). It may fall below M: curvature that no step has met is
-    unknown, hence the factor, and an `initial` that is rather too large. Backtracking, the usual
-    alternative, must evaluate a step before it is taken back, and a step that is not safe must not
-    be evaluated.
+    never exceeds max(initial, factor * M). It may fall below M, because curvature off the path is
+    unknown: hence the factor, and choose ``initial`` rather too large. Backtracking, the usual
+    alternative, evaluates a step before taking it back, and an unsafe step must not be evaluated.
 
-    Noise of standard deviation s in each gradient adds about 1.4 s per step length to the secant,
-    so short steps make the estimate large, hence the next step shorter. Use it for exact gradients,
-    or for noise that is small beside the change of the gradient over one step.
+    Noise of standard deviation s in each gradient adds about 1.4 s per step length to the secant:
+    short steps raise the estimate, which shortens the next step. Use it for exact gradients, or for
+    noise that is small compared to the change of the gradient over one step.
 
     Args:
         initial: estimate before the second iterate, > 0, in units of f per squared length.
-        factor: by how much a secant is increased, >= 1.
-        decay: of the estimate per step in which no secant exceeds it, in (0, 1].
+        factor: factor on each secant, >= 1.
+        decay: factor on the estimate per step in which no secant exceeds it, in (0, 1].
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: an argument is out of its range.
 
     Example:
         >>> smoothness = SecantSmoothness(100.0, factor=2.0, decay=0.5)
@@ -104,7 +113,7 @@ class SecantSmoothness:
             ("decay", decay, "in (0, 1]", 0 < decay <= 1),
         ):
             if not holds:
-                raise ValueError(f"{name} is {value}, but must be {allowed}")
+                raise ValueError(f"{name}: got {value}; allowed {allowed}; change it")
         self._initial, self._factor, self._decay = float(initial), float(factor), float(decay)
         self._estimate: Tensor | None = None
         self._parameters: Tensor | None = None
@@ -116,32 +125,35 @@ class SecantSmoothness:
         parameters: Float[Tensor, " parameter"],
         gradients: Float[Tensor, "function parameter"],
     ) -> Float[Tensor, " function"]:
-        """Take the gradients at one more iterate.
+        """Update the estimates with the gradients at one more iterate.
 
         Args:
             parameters: the iterate, flat.
-            gradients: of each function there.
+            gradients: gradient of each function there.
 
         Returns:
-            The estimates M, one for each function, for the step from this iterate.
+            The estimates M, one per function, for the step from this iterate.
 
         Raises:
-            ValueError: if a gradient is not finite, or shapes differ from those before. Nothing
-                has changed then.
+            ValueError: a gradient is not finite, or shapes differ from the last ones; the estimates
+                do not change then.
         """
         if not gradients.isfinite().all():
-            raise ValueError("gradients are not finite: look for NaN in the losses")
+            raise ValueError(
+                "gradients: got NaN or infinity; allowed finite numbers; look for NaN in the losses"
+            )
         if self._parameters is None or self._gradients is None or self._estimate is None:
             estimate = gradients.new_full((len(gradients),), self._initial)
         else:
             if gradients.shape != self._gradients.shape:
                 raise ValueError(
-                    f"gradients has shape {list(gradients.shape)}, but had "
-                    f"{list(self._gradients.shape)}: take a new estimator for another problem"
+                    f"gradients: got shape {list(gradients.shape)}; allowed that of the last call, "
+                    f"{list(self._gradients.shape)}; take a new estimator for another problem"
                 )
-            moved = torch.linalg.vector_norm(parameters - self._parameters)
-            change = torch.linalg.vector_norm(gradients - self._gradients, dim=-1)
-            # An iterate that stayed where it was teaches nothing.
+            vector_norm = cast(Any, torch.linalg).vector_norm  # torch gives it no type
+            moved: Tensor = vector_norm(parameters - self._parameters)
+            change: Tensor = vector_norm(gradients - self._gradients, dim=-1)
+            # Without movement there is no information.
             secant = torch.where(moved > 0, change / moved, torch.zeros_like(change))
             estimate = torch.maximum(self._decay * self._estimate, self._factor * secant)
         self._estimate = estimate
@@ -149,20 +161,23 @@ class SecantSmoothness:
         return estimate
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of the estimate and of the last iterate with its gradients (None at first)."""
+        """Copy the estimate and the last iterate with its gradients (None at first)."""
         state = (self._estimate, self._parameters, self._gradients)
         names = ("estimate", "parameters", "gradients")
         return {n: None if x is None else x.clone() for n, x in zip(names, state, strict=True)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken.
+        """Restore a ``state_dict`` exactly.
 
         Raises:
-            ValueError: if the state is not one of `SecantSmoothness`.
+            ValueError: the state is not one of ``SecantSmoothness``.
         """
         names = ("estimate", "parameters", "gradients")
         if set(state) != set(names):
-            raise ValueError(f"state has {sorted(state)}, but needs {sorted(names)}")
+            raise ValueError(
+                f"state: got keys {sorted(state)}; allowed {sorted(names)}; "
+                "load the state of a SecantSmoothness"
+            )
         self._estimate, self._parameters, self._gradients = (
             None if state[name] is None else state[name].clone() for name in names
         )

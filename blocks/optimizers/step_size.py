@@ -1,8 +1,8 @@
-"""How far a step may go: the LBSGD step-size rule, and its form for any direction. Pure functions.
+"""The LBSGD step-size rule, and a safe step length for any direction. Pure functions.
 
 Symbols: a_i slack of constraint i (budget minus cost return), g gradient of the barrier loss,
-v the unit direction stepped along, th_i = <grad Jc_i, v> the slope, M_0 and M_i the smoothness
-(Lipschitz constants of the gradients) of the objective and of the cost returns.
+v unit direction of the step, th_i = <grad Jc_i, v> slope, M_0 and M_i smoothness (Lipschitz
+constants of the gradients) of the objective and of the cost returns.
 """
 
 import torch
@@ -19,28 +19,27 @@ def lbsgd_step_size(
     objective_smoothness: float | int | Float[Tensor, ""],
     constraint_smoothness: float | int | Float[Tensor, "..."],
 ) -> Float[Tensor, ""]:
-    r"""The factor gamma for the step -gamma g that leaves at least half of every slack.
+    r"""Compute the factor gamma for which the step -gamma g leaves at least half of every slack.
 
     .. math::
         M_2 &= M_0 + 10\,\eta \sum_i M_i / a_i + 8\,\eta \sum_i \theta_i^2 / a_i^2 \\
         \gamma &= \min\left\{ \min_i \frac{a_i}{2 |\theta_i| + \sqrt{a_i M_i}}\,
                   \frac{1}{\lVert g \rVert},\; \frac{1}{M_2} \right\}
 
-    (Usmanova et al. 2024.) The first bound keeps the step feasible whatever the scale of g; the
-    second is the barrier's local smoothness, which makes it an ascent step. With true smoothness
-    constants a_i' >= a_i / 2. Where values are estimates, pass a lower bound of the slack and an
-    upper bound of |slope|.
+    (Usmanova et al. 2024.) The first bound keeps the step feasible at every scale of g; the second,
+    from the barrier's local smoothness, makes it an ascent step. With true smoothness constants
+    a_i' >= a_i / 2. For estimates, pass a lower bound of the slack and an upper bound of |slope|.
 
     Args:
         slack: a_i, budget minus cost return, per constraint.
-        slope: th_i, derivative of cost return i per unit length along +-g; its sign is ignored.
+        slope: th_i, derivative of cost return i per unit length along +-g; the sign has no effect.
         grad_norm: |g|, >= 0, of the barrier loss' gradient g.
         eta: weight of the barrier, >= 0.
         objective_smoothness: M_0 >= 0, in units of the objective per squared parameter length.
-        constraint_smoothness: M_i >= 0, for all constraints or one each.
+        constraint_smoothness: M_i >= 0, one for all constraints or one each.
 
     Returns:
-        gamma >= 0, a finite scalar; 0 if any slack is <= 0, or anything is NaN.
+        gamma >= 0, a finite scalar; 0 if any slack is <= 0 or any input is NaN.
 
     Example:
         >>> slack, slope = torch.tensor([1.0]), torch.tensor([0.5])
@@ -69,7 +68,7 @@ def safe_step_length(
     *,
     constraint_smoothness: float | int | Float[Tensor, "..."],
 ) -> Float[Tensor, "*constraint"]:
-    r"""How far one may go along *any* unit direction and keep at least half of the slack.
+    r"""Compute how long a step along *any* unit direction may be to keep half of the slack.
 
     .. math::
         s_i = \frac{a_i}{\theta_i + \sqrt{\theta_i^2 + a_i M_i}}
@@ -77,20 +76,20 @@ def safe_step_length(
     Derivation (ours). If Jc_i is M_i-smooth, a step s v with \|v\| = 1 leaves
     :math:`a_i' \ge a_i - s\,\theta_i - s^2 M_i / 2`. The right side is concave in s and a_i at
     s = 0, so it is at least a_i / 2 up to its only positive crossing of a_i / 2, the root of
-    :math:`M_i s^2 + 2 \theta_i s - a_i = 0`, which is s_i above. Nothing was assumed about v, so
-    it serves a preconditioned direction as well as the gradient. Compare LBSGD's bound
-    a / (2\|th\| + sqrt(a M)): th + sqrt(th^2 + a M) <= 2\|th\| + sqrt(a M), so s_i is never
-    shorter; and a direction that lowers the cost (th < 0) is hardly held back, where the symmetric
-    bound lets a policy only crawl away from its constraint.
+    :math:`M_i s^2 + 2 \theta_i s - a_i = 0`, which is s_i above. The derivation holds for every v,
+    for a preconditioned direction as well as for the gradient. LBSGD's bound is
+    a / (2\|th\| + sqrt(a M)). Since th + sqrt(th^2 + a M) <= 2\|th\| + sqrt(a M), s_i is never
+    shorter; and it hardly limits a direction that lowers the cost (th < 0), where the symmetric
+    bound lets a policy move away from its constraint only slowly.
 
     Args:
         slack: a_i, per constraint.
         slope: th_i, derivative of cost return i per unit length along the direction, signed
             (an upper bound, where estimated).
-        constraint_smoothness: M_i >= 0, for all constraints or one each.
+        constraint_smoothness: M_i >= 0, one for all constraints or one each.
 
     Returns:
-        s_i >= 0 per constraint, in units of parameter length; `inf` where nothing limits the
+        s_i >= 0 per constraint, in units of parameter length; ``inf`` where nothing limits the
         step, 0 where slack <= 0.
 
     Example:
@@ -99,7 +98,7 @@ def safe_step_length(
         tensor([0.2500, 1.0000])
     """
     root = (slope.square() + slack.clamp(min=0.0) * constraint_smoothness).sqrt()
-    # Two forms of one root, each without cancellation on its side.
+    # Two forms of the same root; each avoids cancellation for its sign of the slope.
     outward = slack / (slope.clamp(min=0.0) + root)
     inward = (root - slope.clamp(max=0.0)) / constraint_smoothness
     length = torch.where(slope < 0, inward, outward)

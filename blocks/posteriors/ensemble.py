@@ -1,15 +1,15 @@
 """Bayesian posterior over the weights of the transition (and cost head), written in Pyro.
 
 The weights of a template module are Pyro sample sites with an explicit Gaussian prior. K members
-represent the posterior. How they do so is up to the family (``PosteriorFamily``):
+represent the posterior, in one of several families (``PosteriorFamily``):
 
-    Particles   each minimises a *randomised* objective, with its own prior draw (anchor) in place
-                of the prior mean and its own share of the data; exact in the linear-Gaussian case
+    Particles   each minimises a *randomised* objective: a draw from the prior (its anchor) replaces
+                the prior mean, and it sees a share of the data; exact in the linear-Gaussian case
     Stein       Stein variational gradient descent: common data and prior, mutual repulsion
-    MeanField   a factorised Gaussian guide, from which the members are drawn
+    MeanField   members are draws from a factorised Gaussian guide
     Point       the non-Bayesian control: independent starting points, no prior
 
-Pyro sees the weight sites only, once per gradient step; it never traces the latent states.
+Pyro handles only the weight sites, once per gradient step; it never traces the latent states.
 """
 
 import math
@@ -25,39 +25,39 @@ from blocks.posteriors.particles import Particles
 from blocks.types import Weights
 
 MakeFamily = Callable[[Prior], PosteriorFamily]
-"""A family's class, or anything else that builds one from the prior."""
+"""A family's class, or any callable that builds a family from the prior."""
 
 
 class EnsemblePosterior(nn.Module):
     """Posterior over the parameters of ``template``, represented by ``members`` samples.
 
-    The prior's mean ``m`` is the template's own weights, whatever they are at the moment of
-    asking: where the template is itself trained, the prior is centred on the current point estimate
-    (empirical Bayes). Member k is an offset from the mean and begins, in every family, at its
-    anchor ``a_k ~ N(0, std^2)``, a draw from the prior.
+    The prior's mean ``m`` is the template's current weights: if the template is trained too, the
+    prior is centred on the current point estimate (empirical Bayes). Member k is an offset from the
+    mean. In every family it starts at its anchor ``a_k ~ N(0, std^2)``, a draw from the prior.
 
-    Training is the same for every family: ``sample(generator=...)`` gives the weights of a
-    likelihood, ``log_prior().mean() / data_size`` is added to its mean over members and data, and
-    any torch optimiser ascends.
+    All families train in the same way: ``sample(generator=...)`` gives the weights for the
+    likelihood, and any torch optimiser maximises the likelihood's mean over members and data plus
+    ``log_prior().mean() / data_size``.
 
     Args:
         template: module whose named parameters become sample sites.
         members: number of members K >= 1.
-        family: how they represent the posterior: a class, see above; called with the prior.
+        family: class of the members' representation, see above; called with the prior.
         prior_scale: prior standard deviation of a weight in units of ``1 / sqrt(fan_in)``, where
             weights are ``[in, out]`` (``nn.Linear`` stores ``[out, in]``: use ``prior_std``).
-        prior_std: standard deviations by parameter name, where the rule above does not fit.
+        prior_std: standard deviations by parameter name, where that rule does not fit.
 
     Raises:
-        ValueError: if an argument is out of range, or the template has no parameters.
+        ValueError: an argument is out of range, or the template has no parameters.
 
-    >>> posterior = EnsemblePosterior(nn.Linear(3, 2), members=5)
-    >>> posterior.sample(5)["weight"].shape
-    torch.Size([5, 2, 3])
-    >>> from blocks.posteriors.mean_field import MeanField
-    >>> guide = EnsemblePosterior(nn.Linear(3, 2), family=MeanField)
-    >>> guide.sample(100, generator=torch.Generator().manual_seed(0))["weight"].shape
-    torch.Size([100, 2, 3])
+    Example:
+        >>> posterior = EnsemblePosterior(nn.Linear(3, 2), members=5)
+        >>> posterior.sample(5)["weight"].shape
+        torch.Size([5, 2, 3])
+        >>> from blocks.posteriors.mean_field import MeanField
+        >>> guide = EnsemblePosterior(nn.Linear(3, 2), family=MeanField)
+        >>> guide.sample(100, generator=torch.Generator().manual_seed(0))["weight"].shape
+        torch.Size([100, 2, 3])
     """
 
     def __init__(
@@ -73,22 +73,32 @@ class EnsemblePosterior(nn.Module):
         stds = prior_std or {}
         self._names = [name for name, _ in template.named_parameters()]
         if members < 1:
-            raise ValueError(f"members: got {members}; an ensemble needs at least 1 member.")
+            raise ValueError(f"members: got {members}; allowed 1 and above; give at least 1 member")
         if not callable(family):
             raise ValueError(
                 f"family: got {family!r}; allowed a class such as Particles, Stein, MeanField or "
-                "Point; pass the class itself."
+                "Point; pass the class itself"
             )
         if not 0 < prior_scale < math.inf:
-            raise ValueError(f"prior_scale: got {prior_scale}; a prior needs a positive width.")
+            raise ValueError(
+                f"prior_scale: got {prior_scale}; allowed finite and above 0; take 0.5"
+            )
         if unknown := set(stds) - set(self._names):
-            raise ValueError(f"prior_std: got {sorted(unknown)}, which the template does not have.")
+            raise ValueError(
+                f"prior_std: got {sorted(unknown)}; allowed the template's {self._names}; "
+                "remove the others"
+            )
         if bad := {name: std for name, std in stds.items() if not 0 < std < math.inf}:
-            raise ValueError(f"prior_std: got {bad}; a prior needs a positive, finite width.")
+            raise ValueError(
+                f"prior_std: got {bad}; allowed finite and above 0; give a positive width"
+            )
         if not self._names:
-            raise ValueError("template: it has no parameters, so there is nothing to be unsure of.")
+            raise ValueError(
+                "template: got a module without parameters; allowed one with parameters; "
+                "pass the module whose weights are uncertain"
+            )
         self.members = members
-        self._template = [template]  # in a list: its parameters are not this module's
+        self._template = [template]  # in a list, so torch does not register its parameters here
         for name, mean in template.named_parameters():
             std = stds.get(name, prior_scale / math.sqrt(max([1, *mean.shape[:1]])))
             self.register_buffer(f"std/{key(name)}", torch.tensor(std))
@@ -97,20 +107,25 @@ class EnsemblePosterior(nn.Module):
 
     @property
     def separate_data(self) -> bool:
-        """Whether each member is to be given its own share (or perturbation) of the data."""
+        """Whether each member needs a separate share (or perturbation) of the data."""
         return self._offsets.separate_data
 
     def sample(
         self, members: int | None = None, *, generator: torch.Generator | None = None
     ) -> Weights:
-        """Stacked weights ``[member, *weight]`` by name.
+        """Return stacked weights ``[member, *weight]`` by name.
 
-        Without a generator: the first ``members`` of those held (all by default), the same at each
-        call. With one, ``MeanField`` draws as many new ones as are asked for; the other families
-        hold all they know, and draw nothing. Gradients reach the members and not the prior's mean.
+        Without a generator: the first ``members`` stored ones (default: all), the same at each
+        call. With a generator, ``MeanField`` draws new members, any number; the other families
+        return their stored ones and draw nothing. Gradients reach the members but not the prior's
+        mean.
+
+        Args:
+            members: number of members.
+            generator: source of noise.
 
         Raises:
-            ValueError: if ``members`` is below 1 or above what there is.
+            ValueError: ``members`` is below 1 or above the number of stored members.
         """
         drawn = generator is not None and self._offsets.draws
         count = self._count(members, drawn=drawn)
@@ -121,29 +136,29 @@ class EnsemblePosterior(nn.Module):
         }
 
     def anchors(self, members: int | None = None) -> Weights:
-        """The first members' own prior draws, as deviations from the prior's mean."""
+        """Return the first members' prior draws, as deviations from the prior's mean."""
         return first(self._prior().anchors, self._count(members))
 
     def log_prior(self, members: int | None = None) -> Float[Tensor, " member"]:
-        """What the prior adds to each member's log-likelihood, in nats.
+        """Compute the prior's term in each member's log-posterior, in nats.
 
-        ``Particles``: log-density under the member's own prior, relative to its mode. ``Stein``:
-        the same under the common prior, with the repulsion in its gradient. ``MeanField``: minus
-        the KL divergence of the guide from the prior. ``Point``: zero. Divide by the number of data
-        points when it is added to a mean log-likelihood.
+        ``Particles``: log-density under the prior around the member's anchor, relative to its mode.
+        ``Stein``: the same under the common prior, with the repulsion in its gradient.
+        ``MeanField``: minus the KL divergence of the guide from the prior. ``Point``: zero. Divide
+        by the number of data points to add it to a mean log-likelihood.
         """
         return self._offsets.log_prior(self._prior(), self._count(members))
 
     def model(self, members: int) -> Weights:
-        """The Pyro model of the offsets: a Gaussian site per weight, independent over members."""
+        """Run the Pyro model of the offsets: an independent Gaussian site per weight and member."""
         return self._offsets.model(self._prior(), members)
 
     def parameters_below(self, prefix: str) -> list[nn.Parameter]:
-        """What is trained of the sites below ``prefix.``, for an optimiser's parameter group."""
+        """Return the trained parameters of the sites below ``prefix.``, for a parameter group."""
         return self._offsets.parameters_below(prefix)
 
     def spread(self) -> float:
-        """Root mean square distance of the members from their mean, in prior deviations."""
+        """Compute the members' root mean square distance from their mean, in prior deviations."""
         total, count = 0.0, 0
         offsets = self._offsets.offsets(self._prior(), self.members, None)
         for name, std in self._prior().std.items():
@@ -153,7 +168,7 @@ class EnsemblePosterior(nn.Module):
         return math.sqrt(total / count)
 
     def _prior(self) -> Prior:
-        # Asked for each time: moving the module to a device or dtype replaces its buffers.
+        # Read at each call, because moving the module to a device or dtype replaces its buffers.
         std, anchors = (
             {name: cast(Tensor, getattr(self, f"{kind}/{key(name)}")) for name in self._names}
             for kind in ("std", "anchor")
@@ -164,14 +179,14 @@ class EnsemblePosterior(nn.Module):
         count = self.members if members is None else members
         if count >= 1 and (drawn or count <= self.members):
             return count
-        more = " or hand sample() a generator to draw more," if self._offsets.draws else ""
+        more = " or pass sample() a generator to draw more" if self._offsets.draws else ""
         raise ValueError(
-            f"members: got {members}; this posterior holds {self.members} members,{more} "
-            f"so ask for 1 to {self.members}."
+            f"members: got {members}; allowed 1 to {self.members}, the stored members; "
+            f"ask for fewer{more}"
         )
 
 
 def select(weights: Weights, prefix: str) -> Weights:
-    """The weights below ``prefix.``, with the prefix taken off."""
+    """Select the weights below ``prefix.`` and remove the prefix from their names."""
     start = f"{prefix}."
     return {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}

@@ -1,20 +1,21 @@
-"""What a family of the parameter posterior promises, and the Pyro sites that families share.
+"""Protocol of the families of the parameter posterior, and the Pyro sites that they share.
 
-A family is an ``nn.Module`` that holds what is trained. It says where the members are (``offsets``,
-from the prior's mean) and what the prior adds to the objective (``log_prior``), so that
+A family is an ``nn.Module`` with the trained parameters. It returns the members (``offsets`` from
+the prior's mean) and the prior's term of the objective (``log_prior``), so that any torch optimiser
+can minimise
 
     loss = mean_k [ -log p(data | w_k) ] - mean_k [ log_prior_k ] / data_size
 
-and any torch optimiser fit it, whichever family it is. The weights are Pyro sample sites; before
-any data every family holds the same members, draws from the prior.
+in every family. The weights are Pyro sample sites. Before any data all families hold the same
+members, draws from the prior.
 
-Randomness: a family keeps the members' prior draws from its beginning on. Only ``MeanField`` ever
-asks for more, and then from the generator it is handed.
+Randomness: a family stores the members' prior draws when it is built. Only ``MeanField`` draws
+more, from the generator that it is given.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, cast
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypedDict, cast
 
 import pyro
 import pyro.distributions as dist
@@ -22,6 +23,7 @@ import torch
 from jaxtyping import Float
 from pyro import poutine
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from blocks.types import Weights
 
@@ -34,70 +36,87 @@ class Prior(NamedTuple):
 
 
 class PosteriorFamily(Protocol):
-    """What ``EnsemblePosterior`` asks of a family, an ``nn.Module`` built from a ``Prior``.
+    """A representation of the parameter posterior: an ``nn.Module`` built from a ``Prior``.
 
     ``members`` is at most the number of anchors, unless the family ``draws``.
     """
 
-    separate_data: bool
-    """Whether members are told apart by their own share (or perturbation) of the data."""
-    draws: bool
-    """Whether more members than are held can be drawn, given a generator."""
+    @property
+    def separate_data(self) -> bool:
+        """Whether each member needs a separate share (or perturbation) of the data."""
+        ...
+
+    @property
+    def draws(self) -> bool:
+        """Whether a generator can draw more members than are stored."""
+        ...
 
     def model(self, prior: Prior, members: int) -> Weights:
-        """The Pyro model of the offsets: a Gaussian site ``[member, *weight]`` for each weight."""
+        """Run the Pyro model of the offsets: a Gaussian site ``[member, *weight]`` per weight."""
         ...
 
     def offsets(
         self, prior: Prior, members: int, generator: torch.Generator | None
     ) -> dict[str, Tensor]:
-        """Where the members are, from the prior's mean: ``[member, *weight]`` by name."""
+        """Return the members' offsets from the prior's mean, ``[member, *weight]`` by name."""
         ...
 
     def log_prior(self, prior: Prior, members: int) -> Float[Tensor, " member"]:
-        """What the prior adds to each member's log-likelihood, in nats."""
+        """Compute the prior's term in each member's log-posterior, in nats."""
         ...
 
     def parameters_below(self, prefix: str) -> list[nn.Parameter]:
-        """What is trained of the sites whose names begin with ``prefix.``."""
+        """Return the trained parameters of the sites whose names begin with ``prefix.``."""
         ...
 
 
+class Site(TypedDict):
+    """The parts of a Pyro sample site that the families use."""
+
+    fn: Distribution
+    value: Tensor
+
+
 def gaussian_sites(loc: Weights, std: Mapping[str, Tensor]) -> Weights:
-    """A Pyro program: a Gaussian site ``[member, *weight]`` per name, independent over members."""
+    """Sample a Gaussian Pyro site ``[member, *weight]`` per name, independent over members."""
+    sample: Callable[[str, object], Tensor] = cast(Any, pyro).sample
     members = len(next(iter(loc.values())))
     with pyro.plate("member", members):
-        return {
-            name: cast(
-                Tensor,
-                pyro.sample(
-                    name,
-                    # Checking each weight at each step would double the cost of the prior.
-                    dist.Normal(at, std[name], validate_args=False).to_event(at.dim() - 1),
-                ),
-            )
+        # Checking each weight at each step would double the cost of the prior.
+        normals = {
+            name: cast(Any, dist.Normal(at, std[name], validate_args=False))
             for name, at in loc.items()
+        }
+        return {
+            name: sample(name, normals[name].to_event(at.dim() - 1)) for name, at in loc.items()
         }
 
 
-def log_density(trace: poutine.Trace, prior: Prior) -> Float[Tensor, " member"]:
-    """Log-density of a trace's sites in nats, relative to the Gaussian's mode."""
-    # Not `trace.compute_log_prob`, which waits for the GPU to look for NaN.
-    nodes = cast(dict[str, dict[str, Any]], trace.nodes)
-    sites = [
-        nodes[name]["fn"].log_prob(nodes[name]["value"]) - _log_mode(prior, name)
+def conditioned_sites(
+    program: Callable[[Prior, int], Weights], values: Weights, prior: Prior, members: int
+) -> dict[str, Site]:
+    """Run a Pyro program with its sites set to ``values``, and return the sites by name."""
+    conditioned = poutine.condition(program, data=dict(values))
+    return cast(Any, poutine.trace(conditioned)).get_trace(prior, members).nodes
+
+
+def log_density(sites: Mapping[str, Site], prior: Prior) -> Float[Tensor, " member"]:
+    """Compute the log-density of sites in nats, relative to the Gaussian's mode."""
+    # Not Pyro's ``compute_log_prob``, which waits for the GPU to look for NaN.
+    densities = [
+        cast(Any, sites[name]["fn"]).log_prob(sites[name]["value"]) - _log_mode(prior, name)
         for name in prior.anchors
     ]
-    return torch.stack(sites).sum(0)
+    return torch.stack(densities).sum(0)
 
 
 def first(weights: Weights, members: int) -> dict[str, Tensor]:
-    """The first members' share of stacked weights."""
+    """Select the first members of stacked weights."""
     return {name: value[:members] for name, value in weights.items()}
 
 
 def key(name: str) -> str:
-    """A name under which torch registers a parameter or a buffer: without dots."""
+    """Replace the dots of a name, which torch does not allow for parameters and buffers."""
     return name.replace(".", "/")
 
 

@@ -1,28 +1,24 @@
 """A factorised Gaussian guide as a family of the parameter posterior."""
 
-from typing import cast
-
 import torch
 from jaxtyping import Float
-from pyro import poutine
 from torch import Tensor, nn
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import kl_divergence
 
-from blocks.posteriors.family import Prior, first, gaussian_sites, key
+from blocks.posteriors.family import Prior, conditioned_sites, first, gaussian_sites, key
 from blocks.types import Weights
 
 
 class MeanField(nn.Module):
-    r"""A factorised Gaussian guide ``q = N(loc, scale^2)``, from which the members are drawn.
+    """A factorised Gaussian guide ``q = N(loc, scale^2)``; the members are draws from it.
 
     Maximises the evidence lower bound: members are ``loc + scale * noise``, and the prior's term is
-    ``-KL(q || prior)``, exact. For a Gaussian posterior with precision A the optimum has the right
-    mean and variances ``1 / A_ii``, too small wherever weights are correlated
+    the exact ``-KL(q || prior)``. For a Gaussian posterior with precision A the optimum has the
+    right mean and the variances ``1 / A_ii``, which are too small where weights are correlated
     (Bishop 2006, 10.1.2).
 
-    Without a generator the members are those of the noise held since the beginning, the same from
-    one moment to the next while the guide stays as it is; with one they are new. It is trained on
-    new ones: a guide fitted to a few fixed draws would fit those draws.
+    Without a generator the members use fixed noise, stored when the guide is built; with one they
+    are new. Train on new ones: a guide trained on a few fixed draws would fit those draws.
     """
 
     separate_data = False
@@ -36,13 +32,13 @@ class MeanField(nn.Module):
             self.log_scale[key(name)] = nn.Parameter(torch.zeros_like(anchor[0]))
 
     def model(self, prior: Prior, members: int) -> Weights:
-        """Pyro sites of the offsets under the prior."""
+        """Sample the Pyro sites of the offsets under the prior."""
         return gaussian_sites(
             {name: torch.zeros_like(a[:members]) for name, a in prior.anchors.items()}, prior.std
         )
 
     def guide(self, prior: Prior, members: int) -> Weights:
-        """Pyro sites of the offsets under the posterior."""
+        """Sample the Pyro sites of the offsets under the posterior."""
         loc = {
             name: (std * self.loc[key(name)]).expand(members, *self.loc[key(name)].shape)
             for name, std in prior.std.items()
@@ -52,7 +48,7 @@ class MeanField(nn.Module):
     def offsets(
         self, prior: Prior, members: int, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """Reparameterised members ``[member, *weight]``: held ones, or new ones of a generator."""
+        """Return reparameterised members ``[member, *weight]``, new ones with a generator."""
         scale = self._scale(prior)
         return {
             name: std * self.loc[key(name)]
@@ -61,15 +57,11 @@ class MeanField(nn.Module):
         }
 
     def log_prior(self, prior: Prior, members: int) -> Float[Tensor, " member"]:
-        """``-KL(q || prior)`` in nats, the same for every member."""
-        # Given values the sites draw none; which values, the divergence does not ask.
+        """Compute ``-KL(q || prior)`` in nats, the same for every member."""
+        # With values given, the sites draw none; the divergence does not depend on the values.
         values = first(prior.anchors, 1)
         posterior, before = (
-            cast(
-                dict[str, dict[str, Distribution]],
-                poutine.trace(poutine.condition(sites, data=values)).get_trace(prior, 1).nodes,
-            )
-            for sites in (self.guide, self.model)
+            conditioned_sites(program, values, prior, 1) for program in (self.guide, self.model)
         )
         divergences = [
             kl_divergence(posterior[name]["fn"], before[name]["fn"]) for name in prior.std
@@ -77,7 +69,7 @@ class MeanField(nn.Module):
         return -torch.stack(divergences).sum(0).expand(members)
 
     def parameters_below(self, prefix: str) -> list[nn.Parameter]:
-        """The parameters of the sites whose names begin with ``prefix.``."""
+        """Return the parameters of the sites whose names begin with ``prefix.``."""
         return [
             parameter
             for kind in (self.loc, self.log_scale)

@@ -2,18 +2,24 @@
 
 import torch
 from jaxtyping import Float
-from pyro import poutine
 from torch import Tensor, nn
 
-from blocks.posteriors.family import Prior, first, gaussian_sites, key, log_density
+from blocks.posteriors.family import (
+    Prior,
+    conditioned_sites,
+    first,
+    gaussian_sites,
+    key,
+    log_density,
+)
 from blocks.types import Weights
 
 
 class Particles(nn.ParameterDict):
-    """Free particles, each minimising a randomised objective: anchor and data of its own.
+    """Particles that each minimise a randomised objective, with a separate anchor and data share.
 
-    ``w_k = argmin_w -log p(data_k | w) + |w - m - a_k|^2 / (2 std^2)``, in the linear-Gaussian case
-    an exact posterior sample (Papandreou & Yuille 2010; Pearce et al. 2020).
+    ``w_k = argmin_w -log p(data_k | w) + |w - m - a_k|^2 / (2 std^2)`` is an exact posterior sample
+    in the linear-Gaussian case (Papandreou & Yuille 2010; Pearce et al. 2020).
     """
 
     separate_data = True
@@ -25,20 +31,20 @@ class Particles(nn.ParameterDict):
             self[key(name)] = nn.Parameter(anchor.clone())
 
     def model(self, prior: Prior, members: int) -> Weights:
-        """Pyro sites of the offsets; each member's prior is centred on its own anchor."""
+        """Sample the Pyro sites of the offsets; each member's prior is centred on its anchor."""
         return gaussian_sites(first(prior.anchors, members), prior.std)
 
     def offsets(
         self, prior: Prior, members: int, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """The first particles, ``[member, *weight]``."""
+        """Return the first particles, ``[member, *weight]``."""
         return {name: self[key(name)][:members] for name in prior.anchors}
 
     def log_prior(self, prior: Prior, members: int) -> Float[Tensor, " member"]:
-        """Log-density of each particle around its anchor in nats, relative to the mode."""
-        conditioned = poutine.condition(self.model, data=self.offsets(prior, members))
-        return log_density(poutine.trace(conditioned).get_trace(prior, members), prior)
+        """Compute each particle's log-density around its anchor in nats, relative to the mode."""
+        offsets = self.offsets(prior, members)
+        return log_density(conditioned_sites(self.model, offsets, prior, members), prior)
 
     def parameters_below(self, prefix: str) -> list[nn.Parameter]:
-        """The parameters of the sites whose names begin with ``prefix.``."""
+        """Return the parameters of the sites whose names begin with ``prefix.``."""
         return [particle for name, particle in self.items() if name.startswith(key(f"{prefix}."))]

@@ -8,10 +8,10 @@ from blocks.posteriors.particles import Particles
 
 
 class Point(Particles):
-    """The non-Bayesian control: members from their own starting points, without a prior."""
+    """The non-Bayesian control: members from independent starting points, without a prior."""
 
     separate_data = False
 
     def log_prior(self, prior: Prior, members: int) -> Float[Tensor, " member"]:
-        """Zero: nothing but the data is fitted."""
+        """Return zero: members fit only the data."""
         return next(iter(prior.anchors.values())).new_zeros(members)

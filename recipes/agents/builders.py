@@ -1,35 +1,41 @@
-"""Environment, replay and world model of the recipes, and the optimisers of model and critics."""
+"""Builds the parts of a CERL agent from a configuration: the defaults of ``Components``."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import nn
 
 from blocks import (
+    LBSGD,
     RSSM,
+    Actor,
+    BudgetGuard,
+    ConstrainedOptimizer,
     CostHead,
     Critic,
     EnsemblePosterior,
+    Environment,
     ImageDecoder,
     ImageEncoder,
+    Latent,
     Normalizer,
     RewardHead,
     SequenceReplay,
-    Transitions,
     VectorDecoder,
     VectorEncoder,
     WorldModel,
-    lambda_returns,
     make_environment,
 )
-from blocks.environments.safety_gymnasium import SafetyEnvironment
+from blocks.optimizers.smoothness import Smoothness
 from blocks.posteriors.ensemble import MakeFamily
-from blocks.world_model import WorldModelLoss
 from recipes.agents.config import Config
 
+MakeOptimizer = Callable[[Actor, Config], ConstrainedOptimizer]
 
-def build_environment(config: Config, seed: int) -> SafetyEnvironment:
-    """The task as the configuration has it."""
+
+def build_environment(config: Config, seed: int) -> Environment:
+    """The task of the configuration."""
     return make_environment(
         config.task,
         seed=seed,
@@ -39,9 +45,9 @@ def build_environment(config: Config, seed: int) -> SafetyEnvironment:
     )
 
 
-def build_replay(config: Config, environment: SafetyEnvironment) -> SequenceReplay:
+def build_replay(config: Config, environment: Environment) -> SequenceReplay:
     """With room for the whole run; images as bytes, in a file of the run's folder if it has one."""
-    shape, action = sizes(environment)
+    shape, action_size = sizes(environment)
     images = config.observation == "image"
     rows = config.steps // config.action_repeat
     episodes = config.steps // 100 + 2000  # at most; each has a row more than steps
@@ -49,116 +55,137 @@ def build_replay(config: Config, environment: SafetyEnvironment) -> SequenceRepl
         rows + episodes,
         observation_shape=shape,
         observation_dtype=torch.uint8 if images else torch.float32,
-        action_size=action,
+        action_size=action_size,
         seed=config.seed,
         folder=config.out / "replay" if images and config.out else None,
     )
 
 
-def build_world_model(
-    config: Config, environment: SafetyEnvironment, family: MakeFamily
-) -> WorldModel:
-    """Encoder -> RSSM -> decoders, with transition and cost head under the parameter posterior."""
-    c = config
-    shape, action = sizes(environment)
-    feat = c.deter + c.stoch
-    encoder = build_encoder(c, shape)
-    budget_per_action = c.episode_budget * c.action_repeat / environment.episode_length
-    cost_head = CostHead(
-        c.deter,
-        c.stoch,
-        length_scale=c.cost_length_scale,
-        prior_cost=c.cost_prior * budget_per_action,
-        prior_std=c.cost_prior_std,
-    )
-    return WorldModel(
-        # Images are bytes until they are encoded.
-        normalizer=nn.Identity() if c.observation == "image" else Normalizer(*shape),
-        encoder=encoder,
-        rssm=RSSM(
-            embed_size=encoder.embed_size,
-            action_size=action,
-            deter_size=c.deter,
-            stoch_size=c.stoch,
-            hidden_size=c.hidden,
-        ),
-        decoder=build_decoder(c, shape),
-        reward_head=RewardHead(feat, hidden_size=c.hidden, unit=c.reward_unit),
-        cost_head=cost_head,
-        parameter_posterior=partial(
-            EnsemblePosterior,
-            members=c.members,
-            family=family,
-            prior_scale=c.prior_scale,
-        ),
-        free_nats=c.free_nats,
-        kl_mix=c.kl_mix,
-        data_share=c.data_share,
-    )
-
-
 def build_encoder(config: Config, shape: tuple[int, ...]) -> ImageEncoder | VectorEncoder:
     """For observations of that shape."""
+    c = config.model
     if config.observation == "image":
-        return ImageEncoder(depth=config.image_depth, bfloat16=config.bfloat16)
-    return VectorEncoder(*shape, embed_size=config.hidden, hidden_size=config.hidden)
+        return ImageEncoder(depth=c.image_depth, bfloat16=c.bfloat16)
+    return VectorEncoder(*shape, embed_size=c.hidden_size, hidden_size=c.hidden_size)
 
 
 def build_decoder(config: Config, shape: tuple[int, ...]) -> ImageDecoder | VectorDecoder:
     """To observations of that shape."""
-    feat = config.deter + config.stoch
+    c = config.model
+    feat_size = c.deter_size + c.stoch_size
     if config.observation == "image":
-        return ImageDecoder(
-            feat, depth=config.image_depth, std=config.image_std, bfloat16=config.bfloat16
-        )
-    return VectorDecoder(feat, *shape, hidden_size=config.hidden)
+        return ImageDecoder(feat_size, depth=c.image_depth, std=c.image_std, bfloat16=c.bfloat16)
+    return VectorDecoder(feat_size, *shape, hidden_size=c.hidden_size)
+
+
+def build_rssm(config: Config, embed_size: int, action_size: int, latent: Latent) -> RSSM:
+    """The recurrent core with that latent."""
+    c = config.model
+    return RSSM(
+        embed_size=embed_size,
+        action_size=action_size,
+        deter_size=c.deter_size,
+        stoch_size=c.stoch_size,
+        hidden_size=c.hidden_size,
+        latent=latent,
+    )
+
+
+def build_reward_head(config: Config) -> RewardHead:
+    """In units of the reward that matters."""
+    c = config.model
+    return RewardHead(c.deter_size + c.stoch_size, hidden_size=c.hidden_size, unit=c.reward_unit)
+
+
+def build_cost_head(config: Config, environment: Environment) -> CostHead:
+    """With a prior in units of the budget's cost rate."""
+    c, model = config.posterior, config.model
+    per_action = config.safety.episode_budget * config.action_repeat / environment.episode_length
+    return CostHead(
+        model.deter_size,
+        model.stoch_size,
+        length_scale=c.cost_length_scale,
+        prior_cost=c.cost_prior * per_action,
+        prior_std=c.cost_prior_std,
+    )
+
+
+def build_posterior(config: Config, family: MakeFamily) -> Callable[..., EnsemblePosterior]:
+    """The posterior of ``members`` samples, still without the template it is a posterior of."""
+    c = config.posterior
+    return partial(EnsemblePosterior, members=c.members, family=family, prior_scale=c.prior_scale)
+
+
+def build_actor(config: Config, environment: Environment) -> Actor:
+    """The policy; its first actions are noise around zero."""
+    c = config.model
+    _, action_size = sizes(environment)
+    return Actor(c.deter_size + c.stoch_size, action_size, hidden_size=c.hidden_size)
+
+
+def build_critic(config: Config, unit: float) -> Critic:
+    """A value function for each member, in units of a value that matters."""
+    c = config.model
+    return Critic(
+        c.deter_size + c.stoch_size,
+        members=config.posterior.members,
+        hidden_size=c.hidden_size,
+        target_rate=config.policy.target_rate,
+        unit=unit,
+    )
+
+
+def build_lbsgd(actor: Actor, config: Config, smoothness: Smoothness | None = None) -> LBSGD:
+    """LBSGD with Adam's direction; ``smoothness`` in place of the configured constant."""
+    c = config.safety
+    return LBSGD(
+        actor.parameters(),
+        eta=c.eta,
+        eta_decay=c.eta_decay,
+        eta_min=c.eta_min,
+        objective_smoothness=0.0,
+        constraint_smoothness=smoothness or c.constraint_smoothness,
+        direction="adam",
+        learning_rate=config.policy.actor_learning_rate,
+        recovery_learning_rate=config.policy.actor_learning_rate,
+    )
+
+
+def build_guard(config: Config) -> BudgetGuard | None:
+    """The budget guard, unless its share is zero."""
+    c = config.safety
+    return BudgetGuard(c.episode_budget, c.guard_share) if c.guard_share else None
+
+
+def build_normalizer(config: Config, shape: tuple[int, ...]) -> nn.Module:
+    """Of vectors; images are bytes until they are encoded."""
+    return nn.Identity() if config.observation == "image" else Normalizer(*shape)
 
 
 def model_optimizer(config: Config, model: WorldModel) -> torch.optim.Adam:
-    """Adam on the world model; cost heads and noise levels have learning rates of their own."""
+    """Adam on the world model; cost heads and noise levels have their own learning rates."""
     cost = model.parameter_posterior.parameters_below("cost")
     noise = [p for name, p in model.named_parameters() if name.endswith("log_std")]
     apart = {*cost, *noise}  # in the groups a set's order would change from process to process
     others = [p for p in model.parameters() if p.requires_grad and p not in apart]
     groups = [
         {"params": others},
-        {"params": cost, "lr": config.cost_learning_rate},
-        {"params": noise, "lr": config.noise_learning_rate},
+        {"params": cost, "lr": config.posterior.cost_learning_rate},
+        {"params": noise, "lr": config.model.noise_learning_rate},
     ]
-    graphed = config.device == "cuda"
-    return torch.optim.Adam(groups, config.model_learning_rate, fused=True, capturable=graphed)
-
-
-def model_step(model: WorldModel, optimizer: torch.optim.Optimizer, loss: WorldModelLoss) -> None:
-    """One step down the loss; a gradient that is far too long is clipped."""
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 100.0)
-    optimizer.step()
-
-
-def model_update(
-    model: WorldModel,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    *batch: torch.Tensor,
-) -> tuple[torch.Tensor]:
-    """One update as a function of tensors: fields of ``Transitions``, then the number of all rows.
-
-    Returns:
-        The terms of the loss, in one tensor.
-    """
-    *data, data_size = batch
-    loss = model.loss(Transitions(*data), data_size=data_size, generator=generator)
-    model_step(model, optimizer, loss)
-    return (torch.stack(loss).detach(),)
+    capturable = config.device == "cuda"
+    return torch.optim.Adam(
+        groups, config.model.model_learning_rate, fused=True, capturable=capturable
+    )
 
 
 def critic_optimizer(config: Config, *critics: Critic) -> torch.optim.Adam:
     """One Adam for all critics; their slow copies are not trained."""
     weights = [weight for critic in critics for weight in critic.weights.values()]
-    graphed = config.device == "cuda"
-    return torch.optim.Adam(weights, config.critic_learning_rate, fused=True, capturable=graphed)
+    capturable = config.device == "cuda"
+    return torch.optim.Adam(
+        weights, config.policy.critic_learning_rate, fused=True, capturable=capturable
+    )
 
 
 def require_device(device: str) -> None:
@@ -170,18 +197,7 @@ def require_device(device: str) -> None:
         raise ValueError("device: got cuda, but torch finds no CUDA device here; allowed: cpu.")
 
 
-def member_returns(
-    signal: torch.Tensor, critic: Critic, feat: torch.Tensor, discount: float, lambda_: float
-) -> torch.Tensor:
-    """Lambda-returns ``[member, horizon, batch]`` of imagined states, by the slow critic."""
-    values = critic.target_value(feat)
-    returns = lambda_returns(
-        signal.movedim(1, 0), values.movedim(1, 0), discount=discount, lambda_=lambda_
-    )
-    return returns.movedim(0, 1)
-
-
-def sizes(environment: SafetyEnvironment) -> tuple[tuple[int, ...], int]:
+def sizes(environment: Environment) -> tuple[tuple[int, ...], int]:
     """Shape of an observation, and size of an action."""
     observation, action = environment.observation_space.shape, environment.action_space.shape
     assert observation is not None  # both spaces are boxes

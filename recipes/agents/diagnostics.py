@@ -1,34 +1,44 @@
 """What a run reports about its policy updates and about how far its members agree."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from blocks import State, Transitions, WorldModel, imagine
+from blocks import ConstrainedStep, State, Transitions, WorldModel, imagine
 from blocks.optimizers.lbsgd import LBSGDStep
 from blocks.types import Weights
 
 FAR_STEPS = 20
 
 
-class Estimate(NamedTuple):
-    """What imagination says of a policy, differentiable by its parameters.
+class Rollouts(NamedTuple):
+    """Imagined states and their returns, ``[member, horizon, batch, ...]``, for critics."""
 
-    Costs are in units of the episode budget.
+    feat: Tensor
+    returns: Tensor
+    cost_returns: Tensor
+
+
+class Estimate(NamedTuple):
+    """What imagination says of a policy.
+
+    ``gain`` and ``cost`` are differentiable by the policy's parameters. Costs are in units of the
+    episode budget.
     """
 
-    gain: Tensor  # what is maximised
-    cost: Tensor  # what is constrained
-    mean_return: Tensor
+    gain: Tensor  # scalar: what is maximised
+    cost: Tensor  # scalar: what is constrained
+    mean_return: Tensor  # scalar
     member_costs: Tensor  # [member]
-    entropy: Tensor
+    entropy: Tensor  # scalar
+    rollouts: Rollouts
 
 
-def policy_metrics(step: Any, estimate: Estimate) -> dict[str, float]:
+def policy_metrics(step: ConstrainedStep, estimate: Estimate) -> dict[str, float]:
     """Metrics of one policy update; costs and slack are in units of the episode budget."""
     costs = estimate.member_costs.detach()
-    return {
+    metrics = {
         "objective": float(estimate.mean_return.detach()),
         "cost_mean": float(costs.mean()),
         "cost_worst": float(costs.max()),
@@ -37,11 +47,10 @@ def policy_metrics(step: Any, estimate: Estimate) -> dict[str, float]:
         "step_size": float(step.step_size),
         "feasible": float(step.feasible),
         "entropy": float(estimate.entropy.detach()),
-    } | (
-        {"constraint_smoothness": float(step.constraint_smoothness)}
-        if isinstance(step, LBSGDStep)
-        else {}
-    )
+    }
+    if isinstance(step, LBSGDStep):
+        metrics["constraint_smoothness"] = float(step.constraint_smoothness)
+    return metrics
 
 
 def average(metrics: list[dict[str, float]]) -> dict[str, float]:

@@ -12,8 +12,8 @@ INSTALL_HINT = (
     "pip install -e '.[environments,recipes,model-free]' and pip install --no-deps "
     "safety-gymnasium==1.0.0 gymnasium-robotics==1.2.2 omnisafe==0.5.0, or make model-free"
 )
-Tell = Callable[[float, float, int], None]
-"""Is told of an episode that is over: its return, cost and environment steps."""
+OnEpisode = Callable[[float, float, int], None]
+"""Called at the end of an episode with its return, cost and environment steps."""
 
 
 def import_omnisafe() -> ModuleType:
@@ -30,12 +30,12 @@ def import_omnisafe() -> ModuleType:
 
 
 @contextmanager
-def counted(omnisafe: ModuleType, tell: Tell, seed: int) -> Iterator[None]:
-    """Whatever environment OmniSafe makes meanwhile tells of every episode.
+def counted(omnisafe: ModuleType, on_episode: OnEpisode, seed: int) -> Iterator[None]:
+    """Within it, every environment that OmniSafe makes reports its episodes.
 
     Args:
         omnisafe: the package.
-        tell: called at the end of each episode, and for one that is left before it.
+        on_episode: called at the end of each episode, and for one that is left before it.
         seed: of each environment, until OmniSafe gives it another.
     """
     registry = omnisafe.envs.core.ENV_REGISTRY
@@ -68,7 +68,7 @@ def counted(omnisafe: ModuleType, tell: Tell, seed: int) -> Iterator[None]:
 
         def _over(self) -> None:
             if self.sums[2]:
-                tell(*self.sums)
+                on_episode(*self.sums)
             self.sums = (0.0, 0.0, 0)
 
     registry.unregister(stock)

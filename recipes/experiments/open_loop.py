@@ -1,7 +1,7 @@
-"""Prediction without looking: filter up to a row, then only the recorded actions, and the errors.
+"""Predict open loop: filter up to a start row, then follow the recorded actions; measure errors.
 
-A start row s of an episode is where the model stops to look. Horizon h asks for row s + h: the
-observation there, and the reward and cost received on arrival.
+Start row s of an episode is the last row that the model sees. Horizon h is row s + h: its
+observation, and the reward and cost received on arrival.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,19 +11,20 @@ import torch
 from torch import Tensor
 
 from blocks import ImageDecoder, State, Transitions, WorldModel, imagine
+from blocks.imagination import recorded_actions
 
 SIGNALS = ("observation", "reward", "cost")
 FIRST_START = 8
-"""The first row of an episode from which is predicted; every later one follows."""
+"""First start row of an episode."""
 SAMPLES = 2
 """States sampled for each start row."""
 
 
 class Signals(NamedTuple):
-    """What is predicted, ``[horizon, start, ...]``.
+    """Predicted or true signals, ``[horizon, start, ...]``.
 
-    The observation is as the model's decoder has it: a vector in standard deviations of the
-    training data, an image in units of a byte's range. Reward and cost are per agent step.
+    Observations are in the unit of the model's decoder: vectors in standard deviations of the
+    training data, images in units of a byte's range. Reward and cost are per agent step.
     """
 
     observation: Tensor
@@ -38,29 +39,29 @@ class Start(NamedTuple):
     rows: Tensor
 
     def ahead(self, horizon: int) -> Tensor:
-        """The rows to predict, ``[horizon, start]``."""
+        """Return the rows to predict, ``[horizon, start]``."""
         return self.rows + torch.arange(1, horizon + 1).unsqueeze(-1)
 
 
 def starts_of(episodes: list[Transitions], horizon: int, every: int = 1) -> list[Start]:
-    """Start rows in each episode ``[1, time, ...]`` that is long enough for some.
+    """Choose start rows; leave out episodes that are too short.
 
     Args:
-        episodes: the episodes.
+        episodes: episodes ``[1, time, ...]``.
         horizon: number of agent steps to predict.
-        every: take one row in so many.
+        every: distance between start rows.
 
     Raises:
-        ValueError: none is.
+        ValueError: every episode is too short.
     """
-    length = [episode.row.numel() for episode in episodes]
-    longest = max(length) - 1 - FIRST_START
+    lengths = [episode.row.numel() for episode in episodes]
+    longest = max(lengths) - 1 - FIRST_START
     if horizon > longest:
         raise ValueError(
             f"horizon: got {horizon}; at most {longest} is possible, because the longest held-out "
-            f"episode has {max(length)} rows and the first start row is {FIRST_START}."
+            f"episode has {max(lengths)} rows and the first start row is {FIRST_START}."
         )
-    rows = [torch.arange(FIRST_START, max(FIRST_START, n - horizon), every) for n in length]
+    rows = [torch.arange(FIRST_START, max(FIRST_START, n - horizon), every) for n in lengths]
     return [Start(*pair) for pair in zip(episodes, rows, strict=True) if len(pair[1])]
 
 
@@ -68,19 +69,19 @@ def starts_of(episodes: list[Transitions], horizon: int, every: int = 1) -> list
 
 
 def truth(model: WorldModel, starts: list[Start], horizon: int) -> Signals:
-    """What the episodes then held."""
+    """Return the true signals."""
     return _recorded(model, starts, lambda start: start.ahead(horizon))
 
 
 def last_value(model: WorldModel, starts: list[Start], horizon: int) -> Signals:
-    """The trivial predictor for which nothing changes after the start row."""
+    """Predict the signals of the start row at every horizon."""
     return _recorded(model, starts, lambda start: start.rows.expand(horizon, -1))
 
 
 def training_mean(model: WorldModel, training: Transitions, like: Signals) -> Signals:
-    """The trivial predictor for which every row is the mean of the ``training`` rows.
+    """Predict the mean of the ``training`` rows everywhere.
 
-    Nothing is received at an episode's first row: rewards and costs are averaged over the others.
+    An episode's first row has no reward or cost, so their means leave it out.
     """
     arrived = ~training.is_first
     observation = as_decoded(model, training.observation).flatten(0, 1).mean(0)
@@ -92,7 +93,7 @@ def training_mean(model: WorldModel, training: Transitions, like: Signals) -> Si
 
 
 def as_decoded(model: WorldModel, observation: Tensor) -> Tensor:
-    """Recorded observations in the unit in which the model's decoder gives them."""
+    """Convert recorded observations to the unit of the model's decoder."""
     if isinstance(model.decoder, ImageDecoder):
         return model.decoder.from_bytes(observation)
     return model.normalizer(observation)
@@ -102,16 +103,16 @@ def as_decoded(model: WorldModel, observation: Tensor) -> Tensor:
 def open_loop(
     model: WorldModel, starts: list[Start], horizon: int, *, seed: int, samples: int = SAMPLES
 ) -> Signals:
-    """The model's predictive mean: over all members and over sampled states.
+    """Predict the mean over members and sampled states.
 
-    Every member predicts from the same filtered states, each episode filtered from its first row.
+    All members start from the same states, filtered from each episode's first row.
 
     Args:
         model: the world model.
         starts: episodes and start rows.
         horizon: number of agent steps.
-        seed: of the states' noise, the same at each call.
-        samples: states sampled for each start row, by the filter and at each step after it.
+        seed: seed of the state noise.
+        samples: number of states sampled for each start row.
     """
     generator = torch.Generator().manual_seed(seed)
     return _join([_open_loop(model, start, horizon, samples, generator) for start in starts])
@@ -129,7 +130,7 @@ def _open_loop(
     weights = model.parameter_posterior.sample()
     imagined = imagine(
         model.transition(weights),
-        recorded(actions),
+        recorded_actions(actions),
         state,
         horizon,
         action_size=episode.action.shape[-1],
@@ -139,12 +140,6 @@ def _open_loop(
     predicted = model.decoder(feat), model.reward(feat), model.cost(feat, weights)
     # [member, horizon, sample * start, ...] -> [horizon, start, ...]
     return Signals(*(x.unflatten(2, (samples, len(rows))).mean((0, 2)) for x in predicted))
-
-
-def recorded(actions: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """A policy for `imagine` that takes these actions one after the other, ``[horizon, ...]``."""
-    following = iter(actions)
-    return lambda feat, noise: (next(following).expand(*feat.shape[:2], -1), feat[..., 0])
 
 
 def _recorded(
@@ -159,7 +154,7 @@ def _recorded(
 
 
 def _join(parts: list[Signals]) -> Signals:
-    """Several episodes' start rows side by side."""
+    """Concatenate the start rows of several episodes."""
     return Signals(*(torch.cat(signal, 1) for signal in zip(*parts, strict=True)))
 
 
@@ -167,7 +162,7 @@ def _join(parts: list[Signals]) -> Signals:
 
 
 def normalised_error(predicted: Tensor, target: Tensor) -> list[float | None]:
-    """Mean squared error at each horizon, in units of the held-out signal's own variance.
+    """Compute the mean squared error at each horizon in units of the target's variance.
 
     ``error[h] = sum_i mean_s (predicted[h, s, i] - target[h, s, i])^2 / sum_i var_i``, where s are
     start rows, i the entries of the signal (one for reward and cost), and ``var_i`` the population
@@ -178,7 +173,7 @@ def normalised_error(predicted: Tensor, target: Tensor) -> list[float | None]:
         predicted, target: ``[horizon, start, ...]``.
 
     Returns:
-        One error per horizon; None where the target never changes, which leaves no unit.
+        One error per horizon, or None for all if the target is constant.
     """
     goal = target.double().reshape(*target.shape[:2], -1)
     variance = goal.flatten(0, 1).var(0, unbiased=False).sum()
@@ -189,17 +184,17 @@ def normalised_error(predicted: Tensor, target: Tensor) -> list[float | None]:
 
 
 def precision_recall(predicted: Tensor, cost: Tensor, threshold: float) -> dict[str, Any]:
-    """Whether costly rows are foreseen.
+    """Compute precision and recall of the prediction that a row is costly.
 
     Args:
         predicted: expected cost of rows ``[row]``, per agent step.
-        cost: what they then cost; a row that costs anything is costly.
+        cost: true cost of these rows; a row is costly if it is above 0.
         threshold: expected cost above which a row is called costly.
 
     Returns:
-        ``precision``, the share of rows called costly that are, ``recall``, the share of costly
-        rows that are called so (each None where there are no such rows), and how many are
-        ``called`` and ``costly``.
+        ``called``, the number of rows called costly; ``costly``, the number of costly rows;
+        ``precision``, the share of called rows that are costly; ``recall``, the share of costly
+        rows that are called. A share of no rows is None.
     """
     called, costly = predicted > threshold, cost > 0
     count, true, both = (int(rows.sum()) for rows in (called, costly, called & costly))
@@ -214,7 +209,7 @@ def precision_recall(predicted: Tensor, cost: Tensor, threshold: float) -> dict[
 def error_rows(
     updates: int, predictions: Mapping[str, Signals], target: Signals
 ) -> list[dict[str, Any]]:
-    """Normalised errors of every predictor, one row for each signal and horizon."""
+    """Return the normalised errors of all predictors, one row for each signal and horizon."""
     rows = []
     for name in SIGNALS:
         goal = getattr(target, name)
@@ -230,7 +225,7 @@ def error_rows(
 def call_rows(
     updates: int, predictions: Mapping[str, Signals], target: Signals, threshold: float
 ) -> list[dict[str, Any]]:
-    """Precision and recall of costly rows at the nearest and the farthest horizon."""
+    """Return precision and recall of costly rows at the shortest and longest horizon."""
     return [
         {"updates": updates, "horizon": h, "predictor": predictor}
         | precision_recall(predictions[predictor].cost[h - 1], target.cost[h - 1], threshold)

@@ -1,4 +1,4 @@
-"""A recorded dataset: the replay of a run, collected once, some of its episodes held out."""
+"""Collect a run's replay as a dataset, once; split training from held-out episodes."""
 
 import os
 import subprocess
@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from blocks import SequenceReplay, Transitions
-from recipes.agents.config import Config, config_from_json
+from recipes.agents import Config
 from recipes.runs.errors import RunError
 from recipes.runs.folder import RunFolder
 
-COLLECTOR = Path(__file__).parents[1] / "ablation_objective_only.py"
-EVERY = 5  # one episode of so many is held out
+COLLECTOR = "recipes.ablation_objective_only"
+EVERY = 5  # every fifth episode is held out
 
 
 class Dataset(NamedTuple):
-    """Every fifth episode is held out: of the early, cheap ones as of the later, costly ones."""
+    """A run's episodes, split: every fifth is held out, among early cheap and later costly ones."""
 
     path: Path
     config: Config
@@ -28,21 +28,21 @@ class Dataset(NamedTuple):
     held_out: list[Transitions]
     """Whole episodes, ``[1, time, ...]``."""
     held_out_index: list[int]
-    """Which of the run's episodes these are, from 0."""
+    """Their numbers in the run, from 0."""
 
     @property
     def training_rows(self) -> Transitions:
-        """All rows that train, one behind the other, ``[1, time, ...]``."""
+        """Return all training rows in order, ``[1, time, ...]``."""
         return self.training.gather(torch.tensor([0]), len(self.training))
 
     @property
     def costly_row(self) -> float:
-        """Mean cost of the training rows that cost anything; 1 where none does."""
+        """Return the mean cost of the costly training rows; 1 if there are none."""
         cost = self.training_rows.cost
         return float(cost[cost > 0].mean()) if (cost > 0).any() else 1.0
 
     def described(self) -> dict[str, Any]:
-        """What the summary says of it."""
+        """Describe the dataset for summary.json."""
         rows = sum(episode.row.numel() for episode in self.held_out)
         training_episodes = int(self.training_rows.is_first.sum())
         return {
@@ -55,10 +55,10 @@ class Dataset(NamedTuple):
 
 
 def collect(task: str, seed: int, steps: int, *, smoke: bool) -> Path:
-    """The folder of a finished run of `ablation_objective_only.py`: reused, resumed or made.
+    """Reuse, resume or start a run of ablation_objective_only; return its folder.
 
     Raises:
-        RunError: the run did not end, or cannot go on.
+        RunError: the run failed or cannot be resumed.
     """
     name = f"{task}-seed{seed}-{steps}" + ("-smoke" if smoke else "")
     folder = Path("runs") / "datasets" / name
@@ -73,30 +73,30 @@ def collect(task: str, seed: int, steps: int, *, smoke: bool) -> Path:
         arguments += ["--smoke"] if smoke else []
     print(f"collecting {folder}", flush=True)
     run = subprocess.run(
-        [sys.executable, str(COLLECTOR), *map(str, arguments)],
-        env=os.environ | {"MUJOCO_GL": "disabled"},  # nobody watches its video
+        [sys.executable, "-m", COLLECTOR, *map(str, arguments)],
+        env=os.environ | {"MUJOCO_GL": "disabled"},  # its video is not needed
         stderr=subprocess.PIPE,
         text=True,
         check=False,
     )
     if run.returncode:
-        said = [line for line in run.stderr.splitlines() if line.strip()] or ["no reason given"]
-        raise RunError(f"collecting {folder} failed: {said[-1].removeprefix('error: ')}")
+        lines = [line for line in run.stderr.splitlines() if line.strip()] or ["no reason given"]
+        raise RunError(f"collecting {folder} failed: {lines[-1].removeprefix('error: ')}")
     return folder
 
 
 def read_dataset(folder: Path, seed: int) -> Dataset:
-    """The replay in a run's newest checkpoint, split into training and held-out episodes.
+    """Read the replay in a run's newest checkpoint; split training from held-out episodes.
 
     Args:
-        folder: of the run.
-        seed: of the training replay's samples.
+        folder: folder of the run.
+        seed: seed of the training replay's samples.
 
     Raises:
-        RunError: the folder holds no run with a checkpoint, or too few episodes to hold one out.
+        RunError: the folder holds no run with a checkpoint, or the run has fewer than 5 episodes.
     """
     run = RunFolder(folder)
-    config = config_from_json(run.read_config())
+    config = Config.of_run(run)
     saved = run.read_checkpoint()["agent"]["replay"]
     everything = recorded_replay(saved)
     borders = [*saved["episode_starts"], saved["added"]]
@@ -118,14 +118,14 @@ def read_dataset(folder: Path, seed: int) -> Dataset:
 
 
 def recorded_replay(saved: dict[str, Any]) -> SequenceReplay:
-    """The replay whose state a checkpoint holds."""
+    """Rebuild the replay from its state in a checkpoint."""
     replay = _replay_for(saved, seed=0)
     replay.load_state_dict(saved)
     return replay
 
 
 def _replay_for(saved: dict[str, Any], seed: int) -> SequenceReplay:
-    """An empty replay with room for all that was saved."""
+    """Build an empty replay with room for all saved rows."""
     rows: dict[str, Tensor] = saved["rows"]
     return SequenceReplay(
         saved["added"],

@@ -1,4 +1,4 @@
-"""A filmstrip: what was seen, what the world model makes of it, and what it imagines on its own."""
+"""A filmstrip: images seen, reconstructed by the world model, and imagined without looking."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from blocks import ImageDecoder, State, Transitions, WorldModel, imagine
-from recipes.experiments.open_loop import recorded
+from blocks.imagination import recorded_actions
 
 WATCHED, IMAGINED = 8, 12
 """Agent steps in which the model sees the images, and those after them in which it does not."""
@@ -42,7 +42,7 @@ def filmstrip(model: WorldModel, episode: Transitions, path: Path) -> Path | Non
     state = State(*(x[:, last].expand(model.members, -1, -1) for x in filtered))
     imagined = imagine(
         model.transition(model.parameter_posterior.sample()),
-        recorded(seen.action[0, last + 1 :]),
+        recorded_actions(seen.action[0, last + 1 :]),
         state,
         IMAGINED,
         action_size=seen.action.shape[-1],

@@ -1,6 +1,6 @@
-"""Averages and intervals of a report, by SciPy; 95% and reproducible everywhere.
+"""Averages and reproducible 95% intervals of a report, by SciPy.
 
-rliable has the same estimators, but needs arch, pandas and statsmodels, and fails beside pandas 3.
+rliable has the same estimators, but needs arch, pandas and statsmodels, and fails with pandas 3.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,13 +11,13 @@ from scipy.stats import binomtest, bootstrap, trim_mean
 
 CONFIDENCE = 0.95
 RESAMPLES = 5000
-BAND_RESAMPLES = 500  # of each point of a curve
+BAND_RESAMPLES = 500  # for each point of a curve
 Sample = Sequence[float] | np.ndarray
 Statistic = Callable[..., np.ndarray]  # (*samples, axis), as SciPy calls it
 
 
 class Estimate(NamedTuple):
-    """A figure and its 95% interval; the interval is not a number where there is none."""
+    """A figure and its 95% interval; the bounds are NaN if there is no interval."""
 
     value: float
     lower: float
@@ -25,14 +25,14 @@ class Estimate(NamedTuple):
 
 
 def interquartile_mean(*samples: Sample) -> Estimate:
-    """Mean of the middle half of all runs, with a bootstrap interval.
+    """Mean of the middle half of all runs, with a percentile bootstrap interval over runs.
 
-    A quarter of the runs is left out at either end, rounded down: of two or three runs it is the
-    plain mean. Percentile bootstrap over runs.
+    Leaves out a quarter of the runs at either end, rounded down: the mean of two or three runs is
+    the plain mean.
 
     Args:
-        samples: a figure of each run; one sample for each task where tasks are pooled. Resampling
-            is within each sample (stratified), so that every task keeps its share.
+        samples: a figure of each run; one sample per task where tasks are pooled. Resampling is
+            within each sample (stratified), so every task keeps its share.
 
     Returns:
         The estimate, without an interval if a sample has a single run.
@@ -41,7 +41,7 @@ def interquartile_mean(*samples: Sample) -> Estimate:
         >>> interquartile_mean([1.0, 2.0, 3.0, 4.0, 900.0]).value
         3.0
     """
-    return _estimate(_pooled_iqm, samples)
+    return Estimate(*map(float, _estimate(_pooled_iqm, samples, RESAMPLES)))
 
 
 def improvement(first: Sequence[Sample], second: Sequence[Sample]) -> Estimate:
@@ -49,8 +49,8 @@ def improvement(first: Sequence[Sample], second: Sequence[Sample]) -> Estimate:
 
     .. math:: P(X > Y) + P(X = Y) / 2
 
-    averaged over tasks (Agarwal et al. 2021, arXiv 2108.13264), with an interval by the bootstrap
-    stratified over tasks and recipes.
+    averaged over tasks (Agarwal et al. 2021, arXiv 2108.13264), with a bootstrap interval
+    stratified by task and recipe.
 
     Args:
         first: for each task, a figure of each run of the first recipe.
@@ -60,13 +60,12 @@ def improvement(first: Sequence[Sample], second: Sequence[Sample]) -> Estimate:
         >>> improvement([[2.0, 3.0]], [[0.0, 1.0]]).value
         1.0
     """
-    tasks = len(first)
 
     def probability(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
-        pairs = zip(samples[:tasks], samples[tasks:], strict=True)
-        return np.mean([_won(x, y) for x, y in pairs], axis=0)
+        pairs = zip(samples[: len(first)], samples[len(first) :], strict=True)
+        return np.mean([_won(x[..., :, None], y[..., None, :]) for x, y in pairs], axis=0)
 
-    return _estimate(probability, (*first, *second))
+    return Estimate(*map(float, _estimate(probability, (*first, *second), RESAMPLES)))
 
 
 def rate(count: int, trials: int) -> Estimate:
@@ -88,25 +87,19 @@ def band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Args:
         curves: [run, point].
     """
-    middle = trim_mean(curves, 0.25, axis=0)
-    if len(curves) < 2:
-        return middle, middle, middle
-    found = _bootstrap(_pooled_iqm, (curves.T,), BAND_RESAMPLES)
-    return middle, found.low, found.high
+    middle, lower, upper = _estimate(_pooled_iqm, [curves.T], BAND_RESAMPLES)
+    return (middle, lower, upper) if len(curves) > 1 else (middle, middle, middle)
 
 
-def _estimate(statistic: Statistic, samples: Sequence[Sample]) -> Estimate:
+def _estimate(
+    statistic: Statistic, samples: Sequence[Sample], resamples: int
+) -> tuple[Any, Any, Any]:
     arrays = [np.asarray(sample, dtype=float) for sample in samples]
-    value = float(statistic(*arrays, axis=-1))
-    if min(map(len, arrays)) < 2:
-        return Estimate(value, np.nan, np.nan)
-    found = _bootstrap(statistic, arrays, RESAMPLES)
-    return Estimate(value, float(found.low), float(found.high))
-
-
-def _bootstrap(statistic: Statistic, samples: Sequence[np.ndarray], resamples: int) -> Any:
-    return bootstrap(
-        samples,
+    value = statistic(*arrays, axis=-1)
+    if min(array.shape[-1] for array in arrays) < 2:
+        return value, np.nan, np.nan
+    interval = bootstrap(
+        arrays,
         statistic,
         axis=-1,
         n_resamples=resamples,
@@ -115,6 +108,7 @@ def _bootstrap(statistic: Statistic, samples: Sequence[np.ndarray], resamples: i
         vectorized=True,
         rng=np.random.default_rng(0),
     ).confidence_interval
+    return value, interval.low, interval.high
 
 
 def _pooled_iqm(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -122,5 +116,4 @@ def _pooled_iqm(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def _won(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    x, y = x[..., :, None], y[..., None, :]
     return ((x > y) + 0.5 * (x == y)).mean((-2, -1))

@@ -1,20 +1,24 @@
-"""The tables of a report: rows of text from groups of runs, and the raw figures of each run."""
+"""The tables and notes of a report, and the raw figures of each run."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import trim_mean
 
 from recipes.reports.data import COSTS, COUNTS, Run
-from recipes.reports.groups import Group, over_tasks
-from recipes.reports.references import normalised_return, normalised_violation, published
+from recipes.reports.groups import COMPARED, Group, Pairs, collect, differing, over_tasks
+from recipes.reports.published import METHODS, normalised
 from recipes.reports.statistics import Estimate, interquartile_mean, rate
+
+Form = Callable[[float], str]
+SCORES = ("normalised return", "normalised violation")
 
 
 class Cell(NamedTuple):
-    """A figure as it is shown, and what stands small beside it: mostly its interval."""
+    """A figure as text, and the small text beside it, usually its interval."""
 
     text: str
     beside: str = ""
@@ -23,145 +27,244 @@ class Cell(NamedTuple):
 Row = dict[str, Cell]
 
 
-def task_table(groups: Sequence[Group]) -> list[Row]:
-    """A row a group; normalised scores only where the task has a reference."""
-    return [_row(group) for group in groups]
+def markdown(rows: Sequence[Row]) -> str:
+    """Format rows as a Markdown table."""
+    lines = [f"| {' | '.join(rows[0])} |", "|---|" + "---:|" * (len(rows[0]) - 1)]
+    for row in rows:
+        cells = [f"{text} ({beside})" if beside else text for text, beside in row.values()]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
 
 
-def _row(group: Group) -> Row:
+# Groups -------------------------------------------------------------------------------------------
+
+
+def group_row(group: Group) -> Row:
+    """A group's figures; normalised scores only where the task has a reference."""
     runs = group.runs
-    broken = sum(run.figures["policy_violations"] > 0 for run in runs)
-    row = {
+    with_violation = sum(run.figures["policy_violations"] > 0 for run in runs)
+    regrets = group.values("cost_regret")  # a plain mean: an interquartile one hides one bad run
+    guarded, episodes = group.total("guard_episodes"), group.total("episodes")
+    return {
         "recipe": Cell(group.recipe),
         "seeds": Cell(str(len(runs)), _seeds(runs)),
         "steps": Cell(f"{group.steps:,}"),
-        "final return": _averaged(group, "final_return", _number),
-        "final cost": _averaged(group, "final_cost", _number),
-        "policy violations": _counted(group, "policy_violations", "policies"),
-        "runs with one": _share(broken, len(runs)),
-        "episode violations": _counted(group, "episode_violations", "episodes"),
+        "final return": _averaged(_number, group.values("final_return")),
+        "final cost": _averaged(_number, group.values("final_cost")),
+        "policy violations": _share([group], "policy_violations", "policies"),
+        "runs with one": _counted(with_violation, len(runs)),
+        "episode violations": _share([group], "episode_violations", "episodes"),
         "worst episode": Cell(_number(group.values("worst_episode_cost").max())),
-        "cost rate": _averaged(group, "cost_rate", "{:.4f}".format),
-        "cost regret": _regret(group),
-        "guard episodes": Cell(
-            f"{group.total('guard_episodes'):,} of {group.total('episodes'):,}",
-            f"{group.total('guard_episodes') / group.total('episodes'):.1%}",
+        "cost rate": _averaged("{:.4f}".format, group.values("cost_rate")),
+        "cost regret": Cell(
+            _number(regrets.mean()), f"at most {_number(regrets.max())}" if len(runs) > 1 else ""
         ),
+        "guard episodes": Cell(f"{guarded:,} of {episodes:,}", f"{guarded / episodes:.1%}"),
+        **_score_cells([group]),
     }
-    scores = normalised(group)
-    if scores is not None:
-        row["normalised return"] = shown(interquartile_mean(scores[0]))
-        row["normalised violation"] = shown(interquartile_mean(scores[1]))
-    return row
 
 
-def normalised(group: Group) -> tuple[list[float], list[float]] | None:
-    """Each run's normalised return and violation; None where no reference exists."""
-    returns, violations = [], []
-    for run in group.runs:
-        score = normalised_return(group.task, run.figures["final_return"])
-        excess = normalised_violation(group.task, run.figures["final_cost"], run.episode_budget)
-        if score is None or excess is None:
-            return None
-        returns.append(score)
-        violations.append(excess)
-    return returns, violations
-
-
-def pooled_table(groups: dict[str, list[Group]]) -> list[Row]:
-    """A row for each recipe and length that was run on several tasks; intervals are stratified."""
-    return [_pooled_row(rows) for rows in over_tasks(groups)]
-
-
-def _pooled_row(groups: Sequence[Group]) -> Row:
-    def pooled(numerator: str, denominator: str) -> Cell:
-        return _share(
-            sum(group.total(numerator) for group in groups),
-            sum(group.total(denominator) for group in groups),
-        )
-
+def pooled_row(groups: Sequence[Group]) -> Row:
+    """The figures of one recipe on several tasks; intervals are stratified by task."""
     rates = [[run.figures["cost_rate"] / run.budget_rate for run in group.runs] for group in groups]
-    scored = [scores for scores in map(normalised, groups) if scores is not None]
-    row = {
+    return {
         "recipe": Cell(groups[0].recipe),
         "steps": Cell(f"{groups[0].steps:,}"),
-        "tasks": Cell(str(len(groups)), f"{len(scored)} with scores"),
+        "tasks": Cell(str(len(groups)), f"{sum(map(bool, map(_scores, groups)))} with scores"),
         "runs": Cell(str(sum(len(group.runs) for group in groups))),
-        "policy violations": pooled("policy_violations", "policies"),
-        "episode violations": pooled("episode_violations", "episodes"),
-        "cost rate / budget's": shown(interquartile_mean(*rates)),
-        "normalised return": Cell("-"),
-        "normalised violation": Cell("-"),
+        "policy violations": _share(groups, "policy_violations", "policies"),
+        "episode violations": _share(groups, "episode_violations", "episodes"),
+        "cost rate / budget's": _averaged(_score, *rates),
+        **(dict.fromkeys(SCORES, Cell("-")) | _score_cells(groups)),
     }
-    if scored:
-        for name, scores in zip(list(row)[-2:], zip(*scored, strict=True), strict=True):
-            row[name] = shown(interquartile_mean(*scores))
-    return row
 
 
-def published_table(task: str) -> list[Row]:
-    """What published methods reach on the task; empty where we know of none."""
+def _scores(group: Group) -> list[tuple[float, float]]:
+    """Each run's normalised return and violation; empty if the task has no reference."""
+    keys = ("final_return", "final_cost", "episode_budget")
+    found = [normalised(run.task, *(run.figures[key] for key in keys)) for run in group.runs]
+    return [pair for pair in found if pair]
+
+
+def _score_cells(groups: Sequence[Group]) -> Row:
+    found = [np.transpose(scores) for scores in map(_scores, groups) if scores]
+    by_score = zip(SCORES, *found, strict=True) if found else ()
+    return {name: _averaged(_score, *samples) for name, *samples in by_score}
+
+
+def pairs_table(pairs: Sequence[Pairs]) -> list[Row]:
+    """One row per pair of recipes."""
     return [
-        {
-            "method": Cell(method),
-            "final return": Cell(_number(figures.episode_return)),
-            "final cost": Cell(_number(figures.episode_cost)),
-        }
-        for method, figures in published(task).items()
+        {"recipe": Cell(same.names[i]), "against": Cell(same.names[j])}
+        | {COMPARED[key]: _estimate(_score, found[i, j]) for key, found in same.better.items()}
+        for same in pairs
+        for i, j in same.better["final_return"]
+        if i < j
     ]
 
 
-def write_csv(file: Path, groups: dict[str, list[Group]]) -> None:
-    """The raw figures, a row a run."""
-    keys = ["row", "recipe", "task", "seed", "steps", "episode_budget", "path", "commit"]
-    figures = [key for key in (*COUNTS, *COSTS, "final_return") if key not in keys]
-    scores = ["normalised_return", "normalised_violation"]
-    with file.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, [*keys, *figures, *scores])
-        writer.writeheader()
-        for group in (group for rows in groups.values() for group in rows):
-            found = normalised(group) or ([""] * len(group.runs), [""] * len(group.runs))
-            for run, *pair in zip(group.runs, *found, strict=True):
-                told: dict[str, Any] = {key: getattr(run, key) for key in keys[1:]}
-                told |= {key: run.figures[key] for key in figures}
-                writer.writerow({"row": group.name} | told | dict(zip(scores, pair, strict=True)))
+def published_table(task: str) -> list[Row]:
+    """What published methods reach on the task; empty if we know of none."""
+    return [
+        {"method": Cell(method)}
+        | {f"final {key}": Cell(_number(value)) for key, value in tasks[task].items()}
+        for method, tasks in METHODS.items()
+        if task in tasks
+    ]
 
 
-def _averaged(group: Group, figure: str, form: Any) -> Cell:
-    return shown(interquartile_mean(group.values(figure)), form)
+# Runs ---------------------------------------------------------------------------------------------
 
 
-def _counted(group: Group, figure: str, among: str) -> Cell:
-    return _share(group.total(figure), group.total(among))
-
-
-def _share(count: int, trials: int) -> Cell:
-    estimate = rate(count, trials)
-    return Cell(f"{count:,} of {trials:,}", _interval(estimate, _percent))
-
-
-def _regret(group: Group) -> Cell:
-    """A mean, not an interquartile one, which would hide that one run of five went wrong."""
-    values = group.values("cost_regret")
-    worst = f"at most {_number(values.max())}" if len(values) > 1 else ""
-    return Cell(_number(values.mean()), worst)
-
-
-def shown(estimate: Estimate, form: Any = "{:.2f}".format) -> Cell:
-    """An estimate with its interval, each number as `form` has it."""
-    return Cell(form(estimate.value), _interval(estimate, form))
-
-
-def _interval(estimate: Estimate, form: Any) -> str:
-    if np.isnan(estimate.lower):
-        return ""
-    return f"{form(estimate.lower)} to {form(estimate.upper)}"
+def _middle(values: Sequence[float]) -> float:
+    return float(trim_mean(values, 0.25))
 
 
 def _number(value: float) -> str:
-    """Three digits or so: 2,309 or 25.8 or 0.04."""
+    """About three digits: 2,309 or 25.8 or 0.04."""
     size = abs(value)
     return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 1 else f"{value:.2g}"
+
+
+class Column(NamedTuple):
+    """A column of the tables of runs."""
+
+    figure: str
+    together: Callable[[Sequence[float]], float]  # of several seeds
+    form: Form
+
+
+RUNS = {
+    "steps": Column("environment_steps", _middle, "{:,.0f}".format),
+    "policy violations": Column("policy_violations", sum, "{:,}".format),
+    "episode violations": Column("episode_violations", sum, "{:,}".format),
+    "worst episode": Column("worst_episode_cost", max, "{:.0f}".format),
+    "cost rate": Column("cost_rate", _middle, "{:.4f}".format),
+    "guard stepped in": Column("guard_episodes", sum, "{:,}".format),
+    "final return": Column("final_return", _middle, _number),
+    "final cost": Column("final_cost", _middle, "{:.1f}".format),
+    "minutes": Column("wall_seconds", _middle, lambda seconds: f"{seconds / 60:.1f}"),
+}
+PESSIMISM = {"steps": RUNS["steps"]} | {
+    f"{column}, {when}": Column(f"{figure}_{when}", _middle, form.format)
+    for column, figure, form in (
+        ("share of the slack", "pessimism_share", "{:.0%}"),
+        ("recent states", "disagreement_recent", "{:.2f}"),
+        ("far states", "disagreement_far", "{:.2f}"),
+        ("new episode", "disagreement_new", "{:.2f}"),
+        ("the same, learned", "disagreement_learned", "{:.2f}"),
+    )
+    for when in ("early", "late")
+}
+"""The members' disagreement over the first (early) and the last (late) ten updates."""
+
+
+def runs_table(groups: Sequence[Group]) -> list[Row]:
+    """One row per run, and one row for all seeds of a group."""
+    rows = []
+    for group in groups:
+        runs = sorted(group.runs, key=lambda run: run.seed)
+        rows += [_run_row(RUNS, group, str(run.seed), [run]) for run in runs]
+        if len(runs) > 1:
+            rows.append(_run_row(RUNS, group, f"all {len(runs)}", runs))
+    return rows
+
+
+def pessimism_table(groups: Sequence[Group]) -> list[Row]:
+    """One row per run of several members whose disagreement was measured."""
+    return [
+        _run_row(PESSIMISM, group, str(run.seed), [run])
+        for group in groups
+        for run in sorted(group.runs, key=lambda run: run.seed)
+        if run.settings.get("members") != 1 and "disagreement_far_early" in run.figures
+    ]
+
+
+def _run_row(columns: dict[str, Column], group: Group, seed: str, runs: Sequence[Run]) -> Row:
+    row = {"recipe": Cell(group.recipe), "seed": Cell(seed)}
+    for name, (figure, together, form) in columns.items():
+        values = [run.figures[figure] for run in runs if figure in run.figures]
+        row[name] = Cell(form(together(values)) if len(values) == len(runs) else "-")
+    return row
+
+
+def write_csv(file: Path, groups: dict[str, list[Group]]) -> None:
+    """Write the raw figures, one row per run."""
+    keys = ("recipe", "task", "seed", "steps", "episode_budget", "path", "commit")
+    figures = [key for key in (*COUNTS, *COSTS, "final_return") if key not in keys]
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["row", *keys, *figures, *(name.replace(" ", "_") for name in SCORES)])
+        for group in (group for rows in groups.values() for group in rows):
+            scores = _scores(group) or [("", "")] * len(group.runs)
+            for run, pair in zip(group.runs, scores, strict=True):
+                described = [getattr(run, key) for key in keys]
+                writer.writerow([group.name, *described, *(run.figures[k] for k in figures), *pair])
+
+
+# Notes --------------------------------------------------------------------------------------------
+
+
+def notes(groups: dict[str, list[Group]], left_out: dict[Path, str]) -> list[str]:
+    """What was left out, what differs between rows, and what a row pools or lacks."""
+    found = [f"Left out of every figure: {path}: {reason}." for path, reason in left_out.items()]
+    alone: list[Path] = []
+    for task, rows in groups.items():
+        runs = [run for group in rows for run in group.runs]
+        alone += [run.path for run in runs if run.curve is None]
+        lengths = [f"{steps:,}" for steps in sorted({group.steps for group in rows})]
+        if len(lengths) > 1:
+            found.append(
+                f"{task} has runs of different lengths ({', '.join(lengths)} steps): each length "
+                "has separate rows, and recipes are compared pairwise only at the same length."
+            )
+        for (recipe, _), same in sorted(collect(runs, lambda run: run.family).items()):
+            if keys := differing(same):
+                found.append(f"{task}: the rows of {recipe} differ in {', '.join(keys)}.")
+        for group in rows:
+            name = f"{task}: {group.name}"
+            commits = sorted({run.commit or "unknown" for run in group.runs})
+            if len(commits) > 1:
+                found.append(f"{name} pools runs of several commits: {', '.join(commits)}.")
+            if len(group.runs) == 1:
+                found.append(f"{name} has one seed, so averages lack intervals.")
+    for rows in over_tasks(groups):
+        if keys := differing([run for group in rows for run in group.runs]):
+            found.append(
+                f"All tasks together: {rows[0].recipe} has different settings on different tasks: "
+                f"{', '.join(keys)}."
+            )
+    if alone:
+        found.append(
+            f"Given as summaries alone: {len(alone)}, from {alone[0]} on. These have no curve, and "
+            "their settings other than members and guard_share are unknown."
+        )
+    return found
+
+
+# Cells --------------------------------------------------------------------------------------------
+
+
+def _averaged(form: Form, *samples: Sequence[float] | np.ndarray) -> Cell:
+    return _estimate(form, interquartile_mean(*samples))
+
+
+def _share(groups: Sequence[Group], part: str, whole: str) -> Cell:
+    return _counted(*(sum(group.total(key) for group in groups) for key in (part, whole)))
+
+
+def _counted(count: int, trials: int) -> Cell:
+    return Cell(f"{count:,} of {trials:,}", _estimate(_percent, rate(count, trials)).beside)
+
+
+def _estimate(form: Form, estimate: Estimate) -> Cell:
+    if np.isnan(estimate.lower):
+        return Cell(form(estimate.value))
+    return Cell(form(estimate.value), f"{form(estimate.lower)} to {form(estimate.upper)}")
+
+
+def _score(value: float) -> str:
+    return f"{value:.2f}"
 
 
 def _percent(value: float) -> str:

@@ -1,0 +1,4 @@
+"""Run folders: configuration, metrics, checkpoints, provenance, archives."""
+
+from recipes.runs.folder import RunFolder as RunFolder
+from recipes.runs.run import Run as Run

@@ -1,10 +1,10 @@
-"""Keep of a study's runs what its figures come from: configuration, summary, every episode.
+"""Copy what a report needs of a study's runs: configuration, summary, every episode.
 
     python -m recipes.runs.archive runs/studies/ablations docs/studies/runs/ablations
 
-Checkpoints, replays, TensorBoard files and the metrics of updates stay behind: what is left of a
-run is some KiB, small enough to be committed, and `report.py` reads it as it reads the run.
-Unfinished runs are named and left out; runs that are in the archive already are not touched.
+Leaves out checkpoints, replays, TensorBoard files and the metrics of updates: a copy has a few KiB,
+small enough to commit, and `report.py` reads it like the run. Lists unfinished runs and leaves them
+out; does not touch runs that are already in the archive.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pathlib import Path
 
 import tyro
 
-from recipes.reports.data import find_runs
 from recipes.runs.atomic_files import to_json, write_atomically, write_json
 from recipes.runs.errors import RunError, errors_in_one_line
+from recipes.runs.find import find_runs
 from recipes.runs.folder import RunFolder
 
 OF_THE_MACHINE = ("out", "resume")
-"""Paths in config.json that mean nothing elsewhere."""
+"""Paths in config.json that mean nothing on another machine."""
 KEPT = ("episode", "iterate", "evaluation")
-"""Kinds of lines of metrics.jsonl."""
+"""The kinds of lines copied from metrics.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Options:
     """Which runs, and where they go."""
 
     source: tyro.conf.Positional[Path]
-    """A study's folder, or any other that holds run folders."""
+    """A study's folder, or any other folder with runs in it."""
     archive: tyro.conf.Positional[Path]
-    """The folder that gets a copy of each finished run, at the same place beneath."""
+    """The folder for the copies; each run keeps its relative path."""
 
 
 def archive(source: Path, target: Path) -> tuple[list[Path], list[Path]]:
     """Copy what a report needs of every finished run that is not in `target` yet.
 
     Returns:
-        The runs copied, and the unfinished ones left out, as paths beneath `source`.
+        The copied runs and the unfinished ones, as paths relative to `source`.
 
     Raises:
         RunError: if `source` holds no run, or something cannot be read or written.
@@ -57,7 +57,7 @@ def archive(source: Path, target: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _copy(run: RunFolder, target: Path) -> None:
-    """The summary last: a run that has one is whole."""
+    """Copy one run; write the summary last, because it marks a complete run."""
     config = run.read_config() | dict.fromkeys(OF_THE_MACHINE)
     rows = [row for kind in KEPT for row in run.read_metrics(kind)]
     lines = "".join(to_json(row) + "\n" for row in sorted(rows, key=lambda row: row["time"]))
@@ -71,7 +71,7 @@ def _copy(run: RunFolder, target: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Entry point: answers errors in one line."""
+    """Run the script; errors are printed in one line."""
     with errors_in_one_line():
         options = tyro.cli(Options, args=arguments)
         copied, unfinished = archive(options.source, options.archive)

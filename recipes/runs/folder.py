@@ -62,8 +62,7 @@ class RunFolder:
     @classmethod
     def create(cls, recipe: str, task: str, seed: int, out: Path | None = None) -> RunFolder:
         """Start a new run in `out`, or in `runs/<recipe>/<task>/seed<k>-<time>`."""
-        started = time.strftime("%Y%m%d-%H%M%S")
-        path = out or Path("runs") / recipe / task / f"seed{seed}-{started}"
+        path = out or cls.default_path(recipe, task, seed)
         if any((path / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints")):
             raise RunError(f"{path} already holds a run: use --resume {path} or another --out")
         try:
@@ -72,6 +71,12 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"cannot write a run to {path}: {error.strerror}") from error
         return cls(path, recipe)
+
+    @staticmethod
+    def default_path(recipe: str, task: str, seed: int) -> Path:
+        """``runs/<recipe>/<task>/seed<k>-<time>``."""
+        started = time.strftime("%Y%m%d-%H%M%S")
+        return Path("runs") / recipe / task / f"seed{seed}-{started}"
 
     @classmethod
     def open(cls, path: Path, recipe: str | None = None) -> RunFolder:

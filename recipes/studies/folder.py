@@ -1,90 +1,78 @@
-"""A study's folder: what the study is, where its runs stand, and who works on it.
+"""A study's folder: its definition, the states of its runs, and a lock.
 
 study.json                       the definition, and each run's state
-study.lock                       held by the study that works here; says which process it is
+study.lock                       locked by the process that runs the study; names that process
 <recipe>/<task>/seed<k>/         the runs
-logs/<recipe>-<task>-seed<k>     what each run's process printed: .out and .err
+logs/<recipe>-<task>-seed<k>     output of each run's process: .out and .err
 """
 
-from __future__ import annotations
-
 import fcntl
+import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
 
-from recipes.runs.atomic_files import read_json, write_json
+from recipes.runs.atomic_files import read_json, to_json, write_json
 from recipes.runs.errors import RunError
 from recipes.studies.definitions import Study
-from recipes.studies.planned_run import RunState
+from recipes.studies.planned_run import PlannedRun
 
 
 @contextmanager
-def working_in(folder: Path, study: Study) -> Iterator[None]:
-    """Hold the folder for this study: begin it there, or go on with it.
+def lock_folder(folder: Path, study: Study) -> Iterator[None]:
+    """Lock the folder for this study, creating it if needed.
 
-    The system gives the lock back when its process ends, however it ends: a lock file that is
-    left over from a study which was killed is no hindrance.
+    The operating system releases the lock when the process ends for any reason, so a lock file
+    left by a killed study does not block the next one.
 
     Raises:
-        RunError: another study is at work there, or the folder holds something else.
+        RunError: another process runs a study there, or the folder holds something else.
     """
     try:
-        held = folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "study.lock").open("a+")
     except OSError as error:
         raise RunError(f"cannot write a study to {folder}: {error.strerror}") from error
     with lock:
-        _hold(folder, lock)
-        _require_same(folder, study, held)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip()
+            raise RunError(f"{folder}: another study is running there, {holder}") from None
+        except OSError as error:
+            raise RunError(f"cannot lock {lock.name}: {error.strerror}") from error
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%F %T')}\n")
+        lock.flush()
+        _require_same_study(folder, study)
         yield
 
 
-def write_states(folder: Path, study: Study, states: Mapping[str, RunState]) -> None:
+def write_study(folder: Path, study: Study, runs: Sequence[PlannedRun]) -> None:
     """Write study.json, atomically."""
-    runs = {name: asdict(state) for name, state in states.items()}
-    write_json(folder / "study.json", {"definition": study.definition(), "runs": runs})
+    states = {
+        run.name: {"state": run.state, "attempts": run.attempts, "reason": run.reason}
+        for run in runs
+    }
+    write_json(folder / "study.json", {"definition": asdict(study), "runs": states})
 
 
-def _hold(folder: Path, lock: TextIO) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        raise RunError(f"{folder}: another study is at work there, {lock.read().strip()}") from None
-    except OSError as error:
-        raise RunError(f"cannot lock {lock.name}: {error.strerror}") from error
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%F %T')}\n")
-    lock.flush()
-
-
-def _require_same(folder: Path, study: Study, existed: bool) -> None:
-    file = folder / "study.json"
-    if not file.exists():
-        others = [path.name for path in folder.iterdir() if path.name != "study.lock"]
-        if others and existed:
-            raise RunError(f"{folder} holds {others[0]} but no study: use another --out")
-        return
-    stored: dict[str, Any] = read_json(file).get("definition", {})
-    asked = study.definition()
-    shown = {name: (_show(stored.get(name)), _show(asked.get(name))) for name in stored | asked}
-    differing = [f"{name} ({old}, not {new})" for name, (old, new) in shown.items() if old != new]
-    if differing:
-        what = f"{folder} holds a study with another definition: {', '.join(differing)}"
-        raise RunError(f"{what}; use another --out")
-
-
-def _show(value: Any) -> str:
-    """A value of a definition as one reads it."""
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    if isinstance(value, dict):
-        return " ".join(f"{name}={_show(value[name])}" for name in sorted(value)) or "none"
-    return str(value)
+def _require_same_study(folder: Path, study: Study) -> None:
+    if (folder / "study.json").exists():
+        stored = read_json(folder / "study.json").get("definition", {})
+        given = json.loads(to_json(asdict(study)))
+        changes = [
+            f"{name} ({stored.get(name)}, not {value})"
+            for name, value in given.items()
+            if value != stored.get(name)
+        ]
+        if changes:
+            message = f"{folder} holds a study with another definition: {', '.join(changes)}"
+            raise RunError(f"{message}; use another --out")
+    elif others := [path.name for path in folder.iterdir() if path.name != "study.lock"]:
+        raise RunError(f"{folder} holds {others[0]} but no study: use another --out")

@@ -1,36 +1,15 @@
-"""One episode of an agent in its environment, with the budget guard between them."""
+"""One episode of an agent in its environment, with the guard between them."""
 
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from torch.profiler import record_function
 
-from blocks import BudgetGuard, SequenceReplay, WorldModel
-from blocks.environments.safety_gymnasium import SafetyEnvironment
-
-
-class Agent(Protocol):
-    """What a recipe hands to `training.run`."""
-
-    model: WorldModel
-    replay: SequenceReplay
-
-    def start_episode(self) -> None:
-        """Forget the episode before."""
-
-    def act(self, observation: np.ndarray, scale: float) -> np.ndarray:
-        """The action for an observation; ``scale`` 1 as the policy samples, 0 its mean."""
-        ...
-
-    def begin(self) -> dict[str, float]:
-        """What is learned from the prefill; returns metrics."""
-        ...
-
-    def learn(self, done: float) -> dict[str, float]:
-        """What is learned after an episode, with the share ``done`` of the run behind it."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+from blocks import Environment
+from blocks.environments.protocol import Space
+from recipes.agents import Agent, Guard, Policy, zero_action
 
 
 class Episode(NamedTuple):
@@ -40,49 +19,65 @@ class Episode(NamedTuple):
     cost: float
     steps: int
     fallback_steps: int
-    frames: list[np.ndarray]
+    frames: list[NDArray[np.uint8]]
 
 
 def run_episode(
     agent: Agent,
-    environment: SafetyEnvironment,
-    guard: BudgetGuard | None,
+    environment: Environment,
     scale: float,
     *,
+    guard: Guard | None = None,
+    fallback: Policy | None = None,
     remember: bool = True,
     frames: int | None = None,
 ) -> Episode:
-    """One whole episode; once the guard says no, the zero action sees it to its end.
+    """Live one whole episode; once the guard refuses, the fallback acts to its end.
 
-    What the base policy does after that is counted but not remembered: the world model is to know
-    the policy's world, and a body at rest teaches little. With ``frames`` the episode is drawn, and
-    left after so many actions. Zero is the middle of every actuator's range.
+    What the fallback does is counted but not remembered: the world model is to know the policy's
+    world, and a body at rest teaches little.
+
+    Args:
+        agent: acts, and remembers.
+        environment: of the episode; its ``reset`` starts it.
+        scale: of the exploration noise; 0 gives the mean action.
+        guard: None trusts the agent to the end.
+        fallback: acts once the guard refuses; None: the zero action.
+        remember: hand what happens to the agent.
+        frames: draw the episode, and leave it after so many actions.
     """
     observation, _ = environment.reset()
     agent.start_episode()
-    rest = np.zeros(environment.action_space.shape or (), np.float32)
+    space = environment.action_space
     if remember:
-        agent.replay.add(observation, rest, reward=0.0, cost=0.0, is_first=True)
+        start = np.zeros(space.shape or (), np.float32)
+        agent.remember(observation, start, reward=0.0, cost=0.0, is_first=True)
     total = cost = 0.0
     steps = fallback_steps = 0
-    pictures: list[np.ndarray] = []
+    pictures: list[NDArray[np.uint8]] = []
+    fallback = fallback or zero_action(environment)
+    act = partial(agent.act, scale=scale)
     over = False
     while not over:
         trusted = guard is None or guard.allows(cost)
-        action = agent.act(observation, scale) if trusted else rest
-        observation, reward, terminated, truncated, info = environment.step(
-            within_bounds(action, environment.action_space)
-        )
+        policy = act if trusted else fallback
+        with record_function("acting"):
+            action = policy(observation)
+        with record_function("environment"):
+            observation, reward, terminated, truncated, info = environment.step(
+                within_bounds(action, space)
+            )
         total, cost, steps = total + reward, cost + info["cost"], steps + info["inner_steps"]
         if trusted and remember:
-            agent.replay.add(
-                observation,
-                action,
-                reward=reward,
-                cost=info["cost"],
-                is_first=False,
-                terminated=terminated,
-            )
+            with record_function("replay"):
+                agent.remember(
+                    observation,
+                    action,
+                    reward=reward,
+                    cost=info["cost"],
+                    is_first=False,
+                    terminated=terminated,
+                )
         fallback_steps += 0 if trusted else info["inner_steps"]
         if frames is not None:
             pictures.append(environment.render())
@@ -90,7 +85,7 @@ def run_episode(
     return Episode(total, cost, steps, fallback_steps, pictures)
 
 
-def within_bounds(action: np.ndarray, space: Any) -> np.ndarray:
+def within_bounds(action: NDArray[Any], space: Space) -> NDArray[Any]:
     """The environment's action for a policy's.
 
     Args:

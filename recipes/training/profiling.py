@@ -1,126 +1,79 @@
-"""`--profile`: where a run's time goes, part by part, and a trace of one iterate.
+"""`--profile`: where an iterate's time goes, part by part, and a trace of it.
 
-The shares are wall time of the main thread, from where this process began, each part without the
-parts inside it. The trace holds every operation of one iterate on all threads: open it in
-chrome://tracing or https://ui.perfetto.dev. Recording slows that iterate down, so the shares leave
-it out.
+The shares are wall time of the main thread in the first iterate that learns from an episode, each
+part without the parts inside it, while it is recorded (which slows small operations down most). The
+trace holds every operation on all threads: open it in chrome://tracing or
+https://ui.perfetto.dev.
 """
 
-import functools
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import rich
 import torch
 from rich.table import Table
 from torch._C._profiler import _ExperimentalConfig
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.autograd import DeviceType
+from torch.profiler import profile, record_function
 
 from recipes.runs.atomic_files import write_json
 
-PARTS = {
-    "environment": ("environment.reset", "environment.step"),
-    "acting": ("agent.act",),
-    "replay": ("agent.replay.add", "agent.replay.sample"),
-    "filter": ("agent.model.filter",),
-    "model losses": ("agent.model.loss",),
-    "model gradients and step": ("agent.update_model",),
-    "rest of the model updates": ("agent.learn_model",),
-    "imagination": ("agent.imagine",),
-    "returns": ("agent.imagined_returns",),
-    "policy gradients and step": ("agent.optimizer.step",),
-    "critics": ("agent.learn_critics",),
-    "rest of the policy updates": ("agent.learn_policy",),
-    "rest of learning": ("agent.begin", "agent.learn"),
-    "checkpoint and log": ("run_folder.save_checkpoint", "run_folder.log"),
-}
-"""Part -> the methods whose time it is, without what other parts take within them.
-
-With two threads the critics learn beside the imagination: what is then waited for them is in the
-rest of the policy updates.
-"""
+PARTS = (
+    *("environment", "acting", "replay"),
+    *("model losses", "model gradients and step"),
+    *("imagination", "returns", "policy gradients and step", "critics"),
+    *("rest of learning", "checkpoint"),
+)
+"""Names that the code gives to its parts with ``record_function``."""
 OTHER = "everything else"
 
 
 class Profile:
-    """Times the parts of a run and traces one of its iterates; does nothing without a folder.
+    """Profiles one iterate of a run; does nothing without a folder.
 
     Args:
-        folder: where `profile.json` and `trace.json.gz` go; None: no profile.
-        owners: the objects that `PARTS` speaks of, by name; their methods are wrapped.
+        folder: where ``profile.json`` and ``trace.json.gz`` go; None: no profile.
     """
 
-    def __init__(self, folder: Path | None, **owners: Any) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._seconds = dict.fromkeys(PARTS, 0.0)
-        self._within: list[float] = []  # of each open part: seconds that parts within it took
-        self._traced, self._traced_seconds = False, 0.0
-        self._timing = True
-        self._begun = time.perf_counter()
-        if folder:
-            for part, methods in PARTS.items():
-                for method in methods:
-                    self._watch(owners, method, part)
+        self._table: Table | None = None
 
     @contextmanager
     def iterate(self, index: int) -> Iterator[None]:
-        """Around one iterate of the run; the trace is of the first that learns from an episode."""
-        if not self._folder or self._traced or index < 1:  # the prefill learns nothing
+        """Profile the block if it is the first iterate that learns."""
+        if not self._folder or self._table or index < 1:  # the prefill learns nothing
             yield
             return
-        self._traced = True
-        begun, self._timing = time.perf_counter(), False
-        activities = [ProfilerActivity.CPU]
-        if torch.cuda.is_available():
-            activities.append(ProfilerActivity.CUDA)
         all_threads = _ExperimentalConfig(profile_all_threads=True)
-        with profile(activities=activities, experimental_config=all_threads) as profiler:
+        with profile(experimental_config=all_threads) as profiler, record_function(OTHER):
             yield
         profiler.export_chrome_trace(str(self._folder / "trace.json.gz"))
-        self._timing = True
-        self._traced_seconds = time.perf_counter() - begun
-
-    def write(self) -> None:
-        """Write `profile.json` and print the table."""
-        if not self._folder:
-            return
-        total = time.perf_counter() - self._begun - self._traced_seconds
-        seconds = self._seconds | {OTHER: total - sum(self._seconds.values())}
+        seconds = seconds_of_parts(profiler)
+        total = sum(seconds.values())
         shares = {part: value / total for part, value in seconds.items()}
-        content = {"seconds": seconds, "shares": shares}
-        write_json(self._folder / "profile.json", content)
-        table = Table("part", "seconds", "share", title="where the time went")
-        for part, value in sorted(seconds.items(), key=lambda item: -item[1]):
-            table.add_row(part, f"{value:.1f}", f"{shares[part]:.1%}")
-        rich.print(table)
+        write_json(self._folder / "profile.json", {"seconds": seconds, "shares": shares})
+        self._table = Table("part", "seconds", "share", title="where the time of an iterate went")
+        for part in sorted(seconds, key=shares.__getitem__, reverse=True):
+            self._table.add_row(part, f"{seconds[part]:.2f}", f"{shares[part]:.1%}")
 
-    def _watch(self, owners: dict[str, Any], path: str, part: str) -> None:
-        name, *attributes, method = path.split(".")
-        owner = functools.reduce(getattr, attributes, owners[name])
-        inner = getattr(owner, method)
+    def print(self) -> None:
+        """Print the table, if an iterate was profiled."""
+        if self._table:
+            rich.print(self._table)
 
-        @functools.wraps(inner)
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            with record_function(part), self._part(part):
-                return inner(*args, **kwargs)
 
-        setattr(owner, method, watched)
-
-    @contextmanager
-    def _part(self, part: str) -> Iterator[None]:
-        if not self._timing or threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        begun = time.perf_counter()
-        self._within.append(0.0)
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - begun
-            self._seconds[part] += spent - self._within.pop()
-            if self._within:
-                self._within[-1] += spent
+def seconds_of_parts(profiler: profile) -> dict[str, float]:
+    """Return the seconds of each part, without the parts inside it."""
+    seconds = dict.fromkeys((*PARTS, OTHER), 0.0)
+    for event in profiler.events() or ():
+        if event.name in seconds and event.device_type == DeviceType.CPU:
+            duration = event.time_range.elapsed_us() / 1e6
+            seconds[event.name] += duration
+            around = event.cpu_parent
+            while around and around.name not in seconds:
+                around = around.cpu_parent
+            if around:
+                seconds[around.name] -= duration
+    return seconds

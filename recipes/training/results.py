@@ -1,17 +1,16 @@
 """What a run leaves behind: a line per episode, and at its end the evaluation, summary, figures."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from blocks import EpisodeRecord, safety_summary
-from blocks.environments.safety_gymnasium import SafetyEnvironment
+from blocks import Environment, EpisodeRecord
 from blocks.safety_metrics import SafetySummary
-from recipes.agents.builders import build_environment
-from recipes.agents.config import Config
+from recipes.agents import Agent, Metrics
 from recipes.plotting.figures import calibration_figure, learning_figure, write_video
 from recipes.runs.folder import RunFolder
-from recipes.training.episode import Agent, run_episode
+from recipes.training.episode import Episode, run_episode
 
 EVALUATION_SEED = 1_000_000  # far from the seeds that episodes of training use
 VIDEO_ACTIONS = 200
@@ -20,7 +19,7 @@ VIDEO_ACTIONS = 200
 def log_episode(
     run_folder: RunFolder, step: int, index: int, record: EpisodeRecord, exploration_scale: float
 ) -> None:
-    """One line about an episode, the ``index``-th of the run."""
+    """Log one line about an episode, the ``index``-th of the run."""
     run_folder.log(
         "episode",
         step,
@@ -35,77 +34,57 @@ def log_episode(
 
 
 def log_iterate(
-    run_folder: RunFolder,
-    step: int,
-    config: Config,
-    record: EpisodeRecord,
-    learned: dict[str, float],
+    run_folder: RunFolder, step: int, record: EpisodeRecord, learned: Metrics, budget: float
 ) -> None:
-    """What the model foresaw of an iterate, beside what came."""
-    run_folder.log(
-        "iterate",
-        step,
-        iterate=record.iterate,
-        predicted_cost_mean=learned["cost_mean"] * config.episode_budget,
-        predicted_cost_worst=learned["cost_worst"] * config.episode_budget,
-        realised_cost=record.cost,
-        budget=config.episode_budget,
-    )
+    """Log what the model predicted of an iterate, beside what it then cost."""
+    if {"cost_mean", "cost_worst"} <= learned.keys():
+        run_folder.log(
+            "iterate",
+            step,
+            iterate=record.iterate,
+            predicted_cost_mean=learned["cost_mean"] * budget,
+            predicted_cost_worst=learned["cost_worst"] * budget,
+            realised_cost=record.cost,
+            budget=budget,
+        )
 
 
-def safety_of(
-    records: list[EpisodeRecord], config: Config, environment: SafetyEnvironment
-) -> SafetySummary:
-    """The counts over every step since the first."""
-    return safety_summary(
-        records,
-        episode_budget=config.episode_budget,
-        episode_length=environment.episode_length,
-    )
+def evaluate(agent: Agent, environment: Environment, episodes: int) -> list[Episode]:
+    """Play episodes by the mean action, without the guard; the agent remembers none of them."""
+    return [run_episode(agent, environment, 0.0, remember=False) for _ in range(episodes)]
 
 
-def write_results(
-    run_folder: RunFolder, config: Config, agent: Agent, records: list[EpisodeRecord]
+def summarise(
+    about: Mapping[str, Any],
+    records: Sequence[EpisodeRecord],
+    safety: SafetySummary,
+    evaluation: Sequence[Episode],
+    updates: Sequence[Mapping[str, Any]],
+    budget_share: float,
 ) -> dict[str, Any]:
-    """Evaluate the final policy, bare of noise and guard; write figures and video.
-
-    Returns the summary, all but the time that the run took.
-    """
-    held_out = build_environment(config, EVALUATION_SEED + config.seed)
-    episodes = [
-        run_episode(agent, held_out, None, 0.0, remember=False)
-        for _ in range(config.evaluation_episodes)
-    ]
-    final_return = float(np.mean([episode.episode_return for episode in episodes]))
-    final_cost = float(np.mean([episode.cost for episode in episodes]))
-    safety = safety_of(records, config, held_out)
-    run_folder.log(
-        "evaluation", safety.environment_steps, return_mean=final_return, cost_mean=final_cost
-    )
-    learning_figure(run_folder)
-    if any(record.iterate for record in records):
-        calibration_figure(run_folder)
+    """The run's headline figures, after what ``about`` says of it."""
     return {
-        "recipe": run_folder.recipe,
-        "task": config.task,
-        "seed": config.seed,
-        "members": config.members,
-        "guard_share": config.guard_share,
-        "episode_budget": config.episode_budget,
+        **about,
         **safety._asdict(),
         "guard_episodes": sum(record.fallback_steps > 0 for record in records),
         "guard_steps": sum(record.fallback_steps for record in records),
-        "final_return": final_return,
-        "final_cost": final_cost,
-        "final_costs": [episode.cost for episode in episodes],
-        "final_returns": [episode.episode_return for episode in episodes],
-        **pessimism_and_disagreement(run_folder.read_metrics("update"), config.budget_share),
-        "video": _video(run_folder, agent, held_out),
+        "final_return": float(np.mean([episode.episode_return for episode in evaluation])),
+        "final_cost": float(np.mean([episode.cost for episode in evaluation])),
+        "final_costs": [episode.cost for episode in evaluation],
+        "final_returns": [episode.episode_return for episode in evaluation],
+        **pessimism_and_disagreement(updates, budget_share),
     }
 
 
+def draw_figures(run_folder: RunFolder) -> None:
+    """Draw how the run learned, and how well costs were predicted."""
+    learning_figure(run_folder)
+    if run_folder.read_metrics("iterate"):
+        calibration_figure(run_folder)
+
+
 def pessimism_and_disagreement(
-    updates: list[dict[str, Any]], budget_share: float
+    updates: Sequence[Mapping[str, Any]], budget_share: float
 ) -> dict[str, float]:
     """What the members' differences are worth, early (first ten updates) and late (last ten).
 
@@ -119,15 +98,17 @@ def pessimism_and_disagreement(
             values = [row[name] for row in rows if name in row]
             if values:
                 figures[f"{name}_{period}"] = float(np.mean(values))
-        slack = sum(budget_share - row["cost_mean"] for row in rows)
+        slack = sum(budget_share - row["cost_mean"] for row in rows if "cost_mean" in row)
         if slack > 0:
-            figures[f"pessimism_share_{period}"] = sum(row["pessimism"] for row in rows) / slack
+            taken = sum(row["pessimism"] for row in rows if "pessimism" in row)
+            figures[f"pessimism_share_{period}"] = taken / slack
     return figures
 
 
-def _video(run_folder: RunFolder, agent: Agent, environment: SafetyEnvironment) -> str:
+def record_video(run_folder: RunFolder, agent: Agent, environment: Environment) -> str:
+    """Record the final policy; returns the file's name, or why there is none."""
     try:
-        episode = run_episode(agent, environment, None, 0.0, remember=False, frames=VIDEO_ACTIONS)
+        episode = run_episode(agent, environment, 0.0, remember=False, frames=VIDEO_ACTIONS)
     except RuntimeError as error:  # no GL on this machine: a run is whole without a video
         return f"none: {error}"
     path, reason = write_video(episode.frames, run_folder.path / "policy.mp4", fps=20)

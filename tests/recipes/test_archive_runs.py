@@ -1,4 +1,4 @@
-"""An archive says of a study what the study itself says, and nothing is in it twice or half."""
+"""An archived study reads like the study; every run in it is complete and is there once."""
 
 import subprocess
 import sys

@@ -17,7 +17,10 @@ def driver() -> Any:
     """An agent that always does the same."""
     replay = SequenceReplay(1000, observation_shape=(1,), action_size=2)
     return SimpleNamespace(
-        replay=replay, start_episode=lambda: None, act=lambda observation, scale: FASTEST
+        replay=replay,
+        remember=replay.add,
+        start_episode=lambda: None,
+        act=lambda observation, scale: FASTEST,
     )
 
 
@@ -35,7 +38,7 @@ def test_a_policy_has_the_whole_range_of_every_actuator(monkeypatch: pytest.Monk
     monkeypatch.setattr(environment, "step", observed_step)
     monkeypatch.setattr(environment, "reset", lambda reset=environment.reset: ([0.0], reset()[1]))
     agent = driver()
-    episode = run_episode(agent, environment, None, 1.0)
+    episode = run_episode(agent, environment, 1.0)
     assert episode.steps == 500
     np.testing.assert_allclose(np.stack(given), np.tile([20, -0.3925], (5, 1)), rtol=1e-3)
     remembered = agent.replay.newest_episode().action[0].numpy()

@@ -17,17 +17,17 @@ import torch
 from torch._dynamo.utils import counters
 
 from blocks import make_environment, set_threads
-from recipes.agents.config import SMOKE, Config
-from recipes.agents.graphed_policy import GraphedPolicy
-from recipes.cerl_full import CERL
+from recipes.agents import Config
+from recipes.agents.recording import RecordedPolicy
+from recipes.cerl_full import CERL, CERLAgent
 
 GOLDEN = Path(__file__).with_name("golden_trace.json")
 UPDATES, ROWS, EPISODE_LENGTH = 20, 400, 100
 SIZES: dict[str, Any] = {
     "members": 3,
-    "deter": 32,
-    "stoch": 8,
-    "hidden": 24,
+    "deter_size": 32,
+    "stoch_size": 8,
+    "hidden_size": 24,
     "batch_size": 8,
     "budget_share": 40.0,  # in budgets: with room to the constraint a step needs both gradients
     "constraint_smoothness": 1e6,  # the step-size rule binds all the same
@@ -36,14 +36,15 @@ SIZES: dict[str, Any] = {
 
 
 def trace(
-    policy_updates: int = 1, *, graphed: bool = False, **settings: Any
+    policy_updates: int = 1, *, recorded: bool = False, **settings: Any
 ) -> list[dict[str, float]]:
     """Losses and policy metrics of twenty updates on a random walk with costs."""
-    config = Config(**SMOKE | SIZES | settings)
-    reward_unit = config.reward_unit
-    agent = CERL(config, make_environment(config.task, seed=0, action_repeat=config.action_repeat))
-    if graphed and not agent.graphed:
-        agent.graphed = GraphedPolicy(agent)
+    config = Config(smoke=True, **SIZES | settings)
+    reward_unit = config.model.reward_unit
+    environment = make_environment(config.task, seed=0, action_repeat=config.action_repeat)
+    agent = CERLAgent(config, environment, CERL())
+    if recorded:
+        RecordedPolicy(agent)
     observation, source = torch.zeros(17), torch.Generator().manual_seed(1)
     for row in range(ROWS):
         first = row % EPISODE_LENGTH == 0
@@ -56,7 +57,7 @@ def trace(
             cost=0.0 if first else float(observation[0] > 1),
             is_first=first,
         )
-    return [agent.learn_model(1) | agent.learn_policy(policy_updates) for _ in range(UPDATES)]
+    return [agent.fit_posterior(1) | agent.improve_policy(policy_updates) for _ in range(UPDATES)]
 
 
 def agree_with_golden(updates: list[dict[str, float]]) -> None:
@@ -74,7 +75,7 @@ def test_the_losses_are_those_from_before_any_optimisation() -> None:
 
 def test_a_policy_step_takes_recorded_gradients_as_its_own() -> None:
     """On the CPU the function that a GPU would record is called instead."""
-    assert trace(2, graphed=True) == trace(2)
+    assert trace(2, recorded=True) == trace(2)
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""The live line says all it should, on a terminal and off it."""
+"""The progress line, in a terminal and elsewhere, and the table of results."""
 
 import io
 
@@ -24,7 +24,7 @@ SUMMARY = {
 
 
 class Clock:
-    """Time that passes when told to."""
+    """Replaces the clock; tests set the time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -45,7 +45,7 @@ def text(console: Console) -> str:
     return console.file.getvalue()
 
 
-def test_line_says_everything(clock_: Clock) -> None:
+def test_the_line_shows_all_values(clock_: Clock) -> None:
     bar = Progress(10_000, episode_budget=25.0, console=plain_console())
     clock_.now += 10
     bar.update(1000, "prefill", episode_return=-12.34, episode_cost=5.0, slack=0.8, violations=0)
@@ -59,19 +59,19 @@ def test_line_says_everything(clock_: Clock) -> None:
     assert "prefill" not in bar.line().plain
 
 
-def test_nothing_known_yet_is_shown_as_such(clock_: Clock) -> None:
+def test_unknown_values_are_shown_as_dashes(clock_: Clock) -> None:
     line = Progress(10_000, episode_budget=25.0, console=plain_console()).line().plain
     assert "return -  cost -/25  slack -  violations -  0 steps/s  ? left" in line
 
 
-def test_a_resumed_run_counts_only_its_own_steps(clock_: Clock) -> None:
+def test_the_speed_of_a_resumed_run_ignores_earlier_steps(clock_: Clock) -> None:
     bar = Progress(10_000, episode_budget=25.0, first_step=8000, console=plain_console())
     clock_.now += 10
     bar.update(9000)
     assert "100 steps/s  10 s left" in bar.line().plain
 
 
-def test_speed_is_the_recent_one(clock_: Clock) -> None:
+def test_the_speed_is_that_of_the_last_minute(clock_: Clock) -> None:
     bar = Progress(1_000_000, episode_budget=25.0, console=plain_console())
     for step in range(1000, 11_000, 1000):  # a fast prefill
         clock_.now += 1
@@ -82,7 +82,7 @@ def test_speed_is_the_recent_one(clock_: Clock) -> None:
     assert "  10 steps/s" in bar.line().plain
 
 
-def test_off_a_terminal_a_plain_line_every_half_minute(clock_: Clock) -> None:
+def test_outside_a_terminal_a_line_is_printed_every_half_minute(clock_: Clock) -> None:
     console = plain_console()
     with Progress(10_000, episode_budget=25.0, console=console) as bar:
         for step in range(100, 10_100, 100):
@@ -101,7 +101,7 @@ def test_off_a_terminal_a_plain_line_every_half_minute(clock_: Clock) -> None:
     assert "\x1b" not in text(console)
 
 
-def test_on_a_terminal_one_line_is_redrawn_and_violations_are_red(clock_: Clock) -> None:
+def test_in_a_terminal_one_line_is_updated_and_violations_are_red(clock_: Clock) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=200, color_system="standard")
     with Progress(10_000, episode_budget=25.0, console=console) as bar:
         for step in range(100, 1100, 100):
@@ -109,7 +109,7 @@ def test_on_a_terminal_one_line_is_redrawn_and_violations_are_red(clock_: Clock)
             bar.update(step, episode_cost=30.0, violations=1)
     assert "\x1b[1;31m  cost 30.0" in text(console)
     assert "\x1b[1;31m  violations 1" in text(console)
-    assert text(console).count("\x1b[2K") >= 10, "the line is erased before it is drawn again"
+    assert text(console).count("\x1b[2K") >= 10, "the line must be erased before it is redrawn"
 
 
 def test_headline_table() -> None:

@@ -1,4 +1,4 @@
-"""The report's numbers are known ones, and what must not be averaged is refused or left out."""
+"""The report has known numbers; runs that must not be averaged are left out or are errors."""
 
 import csv
 import json
@@ -13,21 +13,28 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from processes import said
 from scipy.stats import mannwhitneyu
 
 from blocks import EpisodeRecord, safety_summary
 from blocks.safety_metrics import violation_interval
 from recipes import report
-from recipes.report import Options, write_report
 from recipes.reports import figures as report_figures
 from recipes.reports import statistics as report_statistics
 from recipes.reports import tables as report_tables
 from recipes.reports.data import Run, read_runs
-from recipes.reports.groups import check, differing, group_runs, over_tasks
-from recipes.reports.notes import notes
-from recipes.reports.pairs import compare
-from recipes.reports.references import UNCONSTRAINED_PPO, normalised_return, normalised_violation
+from recipes.reports.groups import (
+    check,
+    compare,
+    differing,
+    group_runs,
+    over_tasks,
+    read_groups,
+)
+from recipes.reports.page import write_report
+from recipes.reports.published import UNCONSTRAINED_PPO, normalised
 from recipes.reports.statistics import band, improvement, interquartile_mean, rate
+from recipes.reports.tables import notes, pairs_table
 from recipes.runs import folder as run_folder
 from recipes.runs.errors import RunError
 from recipes.runs.folder import RunFolder
@@ -84,11 +91,15 @@ def write_run(
     return path
 
 
+def make_report(*paths: Path, out: Path) -> Path:
+    return write_report(*read_groups(paths), out)
+
+
 def rows(path: Path) -> dict[str, dict[str, report_tables.Cell]]:
     """The table's rows by recipe, of the only task."""
     runs, _ = read_runs([path])
     (groups,) = group_runs(runs).values()
-    return {row["recipe"].text: row for row in report_tables.task_table(groups)}
+    return {group.recipe: report_tables.group_row(group) for group in groups}
 
 
 # Statistics ---------------------------------------------------------------------------------------
@@ -167,11 +178,10 @@ def test_band_is_the_interquartile_mean_at_each_point() -> None:
 
 def test_scores_are_relative_to_unconstrained_ppo() -> None:
     ppo = UNCONSTRAINED_PPO[TASK]
-    assert normalised_return(TASK, ppo.episode_return) == 1
-    assert normalised_violation(TASK, ppo.episode_cost, 25.0) == 1
-    assert normalised_violation(TASK, 24.0, 25.0) == 0
-    assert normalised_violation(TASK, 24.0, 60.0) is None  # PPO keeps so large a budget
-    assert normalised_return("SafetyDoggoGoal1-v0", 1.0) is None
+    assert normalised(TASK, ppo["return"], ppo["cost"], 25.0) == (1, 1)
+    assert normalised(TASK, ppo["return"] / 2, 24.0, 25.0) == (0.5, 0)
+    assert normalised(TASK, 1.0, 24.0, 60.0) is None  # PPO keeps so large a budget
+    assert normalised("SafetyDoggoGoal1-v0", 1.0, 24.0, 25.0) is None
 
 
 # Rows ---------------------------------------------------------------------------------------------
@@ -202,7 +212,7 @@ def test_a_task_without_reference_has_no_scores(write: Write, tmp_path: Path) ->
     assert "normalised return" not in row
 
 
-def test_what_differs_in_a_setting_has_a_row_of_its_own(write: Write, tmp_path: Path) -> None:
+def test_different_settings_get_separate_rows(write: Write, tmp_path: Path) -> None:
     write("a")
     write("b", seed=1)  # and another number of threads, which changes no result
     write("c", members=1, preset="paper", guard_share=0.0)
@@ -212,20 +222,20 @@ def test_what_differs_in_a_setting_has_a_row_of_its_own(write: Write, tmp_path: 
     assert found["cerl_full, preset=cpu"]["seeds"].text == "2"
 
 
-def test_lengths_are_kept_apart_and_said(write: Write, tmp_path: Path) -> None:
+def test_different_lengths_get_separate_rows_and_a_note(write: Write, tmp_path: Path) -> None:
     for seed in range(2):
         write(f"short{seed}", seed=seed, costs=(1.0,) * 4)
         write(f"long{seed}", seed=seed)
-    page = write_report(Options(runs=(tmp_path / "runs",), out=tmp_path / "out"))
+    page = make_report(tmp_path / "runs", out=tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| cerl_full | 2 (0, 1) | 4,000 |" in text
     assert "| cerl_full | 2 (0, 1) | 12,000 |" in text
     assert "has runs of different lengths (4,000, 12,000 steps)" in text
-    assert "Probability of improvement" not in text  # one row a length: nothing to compare
+    assert "Probability of improvement" not in text  # one row per length: nothing to compare
     assert "cerl_full, 4k steps" in (page.parent / "runs.csv").read_text()
 
 
-def test_commits_are_said_and_told_apart_on_demand(
+def test_commits_are_noted_and_separated_on_demand(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write("a")
@@ -233,7 +243,7 @@ def test_commits_are_said_and_told_apart_on_demand(
     write("b", seed=1)
     runs, _ = read_runs([tmp_path])
     groups = group_runs(runs)
-    assert "pools runs of several commits: 0123456, fedcba9" in " ".join(notes(groups, []))
+    assert "pools runs of several commits: 0123456, fedcba9" in " ".join(notes(groups, {}))
     runs, _ = read_runs([tmp_path], by_commit=True)
     (groups,) = group_runs(runs).values()
     assert [group.recipe for group in groups] == [
@@ -250,14 +260,14 @@ def test_tasks_are_pooled_stratified(write: Write, tmp_path: Path) -> None:
         write(f"c{seed}", seed=seed, task="SafetyDoggoGoal1-v0")
     runs, _ = read_runs([tmp_path])
     groups = group_runs(runs)
-    (row,) = report_tables.pooled_table(groups)
+    row = report_tables.pooled_row(over_tasks(groups)[0])
     assert row["tasks"] == ("3", "2 with scores")
     assert row["runs"].text == "9"
     assert row["policy violations"].text == "0 of 108"
     assert row["cost rate / budget's"] == ("0.20", "0.20 to 0.20")
     assert row["normalised return"] == ("1.50", "1.50 to 1.50")
-    assert notes(groups, []) == [
-        "All tasks together: cerl_full has other settings on other tasks: action_repeat."
+    assert notes(groups, {}) == [
+        "All tasks together: cerl_full has different settings on different tasks: action_repeat."
     ]
 
 
@@ -273,7 +283,7 @@ def test_recipes_are_compared_over_their_common_tasks(write: Write, tmp_path: Pa
     assert pairs.better["final_return"][0, 1] == (0.25, 0.25, 0.25)  # 0 and 0.5
     assert pairs.better["final_return"][1, 0] == (0.75, 0.75, 0.75)
     assert pairs.better["cost_rate"][0, 1].value == 0.5
-    (row,) = pairs.table()
+    (row,) = pairs_table([pairs])
     assert row["higher final return"] == ("0.25", "0.25 to 0.25")
 
 
@@ -286,7 +296,72 @@ def test_fewer_violations_and_less_cost_are_better(write: Write, tmp_path: Path)
     for figure in ("policy_violations", "cost_rate"):
         assert pairs.better[figure][0, 1].value == 1.0
         assert pairs.better[figure][1, 0].value == 0.0
-    assert pairs.table()[0]["fewer policy violations"].text == "1.00"
+    assert pairs_table([pairs])[0]["fewer policy violations"].text == "1.00"
+
+
+def test_every_run_has_a_row_and_the_seeds_have_one_together(write: Write, tmp_path: Path) -> None:
+    for seed, value in enumerate((100.0, 200.0, 300.0, 400.0, 9000.0)):
+        costs = (5.0,) * (EPISODES - 1) + (12.0 * seed,)
+        write(f"seed{seed}", seed=seed, final_return=value, costs=costs)
+        if seed:
+            change(wall_seconds=60.0)(tmp_path / "runs" / f"seed{seed}")
+    groups = group_runs(read_runs([tmp_path])[0])
+    *single, together = report_tables.runs_table(groups[TASK])
+    assert [row["seed"].text for row in single] == ["0", "1", "2", "3", "4"]
+    assert [row["minutes"].text for row in single] == ["-", "1.0", "1.0", "1.0", "1.0"]
+    assert {name: cell.text for name, cell in together.items()} == {
+        "recipe": "cerl_full",
+        "seed": "all 5",
+        "steps": "12,000",
+        "policy violations": "2",
+        "episode violations": "2",
+        "worst episode": "48",
+        "cost rate": "0.0066",
+        "guard stepped in": "10",
+        "final return": "300",  # the outliers at either end do not count
+        "final cost": "24.0",
+        "minutes": "-",  # an old run does not record it
+    }
+
+
+def test_disagreement_is_shown_where_it_was_measured(write: Write, tmp_path: Path) -> None:
+    names = [column.figure for column in report_tables.PESSIMISM.values()][1:]
+    measured = dict.fromkeys(names, 0.25)
+    change(**measured)(write("a"))
+    change(**measured | {"pessimism_share_late": None})(write("b", seed=1))
+    change(**measured)(write("c", seed=2, members=1))
+    write("d", seed=3)
+    (groups,) = group_runs(read_runs([tmp_path])[0]).values()
+    first, second = (
+        [cell.text for cell in row.values()][1:6] for row in report_tables.pessimism_table(groups)
+    )
+    assert first == ["0", "12,000", "25%", "25%", "0.25"]
+    assert second == ["1", "12,000", "25%", "-", "0.25"]
+
+
+def test_markdown_is_printed_and_nothing_is_written(
+    write: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files = [write(f"seed{seed}", seed=seed) / "summary.json" for seed in range(2)]
+    alone = [shutil.move(file, tmp_path / f"{file.parent.name}.json") for file in files]
+    write("other", task="SafetyCarGoal1-v0")
+    left_out = write("running", seed=2, finished=False)
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    report.main([*map(str, alone), "--markdown"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| recipe | seed | steps | policy violations |")
+    assert [line.split("|")[2].strip() for line in lines[2:]] == ["0", "1", "all 2"]
+    shutil.rmtree(tmp_path / "runs" / "seed0")
+    shutil.rmtree(tmp_path / "runs" / "seed1")
+    report.main([*map(str, alone), "runs", "--markdown"])
+    printed = capsys.readouterr()
+    assert "\n\n## SafetyCarGoal1-v0\n\n| recipe |" in printed.out
+    assert f"left out: runs/{left_out.name}: no summary.json" in printed.err
+    assert set(tmp_path.rglob("*")) <= before
 
 
 hyper_parameters = st.dictionaries(st.sampled_from("abcd"), st.sampled_from([0, 1, 1.5, "x", [2]]))
@@ -309,7 +384,7 @@ def test_no_group_mixes_settings(found: list[dict[str, Any]]) -> None:
 def test_csv_has_the_raw_figures_of_each_run(write: Write, tmp_path: Path) -> None:
     write("a", final_return=1234.5678)
     write("b", seed=1, costs=(30.0,) * EPISODES)
-    write_report(Options(runs=(tmp_path / "runs",), out=tmp_path / "out"))
+    make_report(tmp_path / "runs", out=tmp_path / "out")
     with (tmp_path / "out" / "runs.csv").open() as stream:
         first, second = csv.DictReader(stream)
     assert float(first["final_return"]) == 1234.5678
@@ -326,7 +401,7 @@ def test_mixed_budgets_are_refused_by_name(write: Write, tmp_path: Path) -> None
     with pytest.raises(RunError, match=rf"{a} has an episode budget of 25, {b} of 10"):
         check(read_runs([tmp_path])[0])
     write("c", task="SafetyCarGoal1-v0", budget=10.0)
-    check(read_runs([a, tmp_path / "runs" / "c"])[0])  # another task may have another
+    check(read_runs([a, tmp_path / "runs" / "c"])[0])  # another task may have a different budget
 
 
 def test_a_run_twice_is_refused_by_name(write: Write, tmp_path: Path) -> None:
@@ -338,17 +413,16 @@ def test_a_run_twice_is_refused_by_name(write: Write, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nowhere"], "there is no run folder nowhere"),
         (["."], r"\. holds no run"),
         ([], "no finished run to report on: no path was given"),
-        (["--sideways"], "Unrecognized options: --sideways"),
     ],
 )
 def test_errors_are_one_line(
     arguments: list[str],
-    said: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -356,9 +430,14 @@ def test_errors_are_one_line(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="2"):
         report.main(arguments)
-    error = capsys.readouterr().err
-    assert re.fullmatch(rf"error: {said}.*\n", error)
+    assert re.fullmatch(rf"error: {message}.*\n", capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
+
+
+def test_unknown_options_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        report.main(["--sideways"])
+    assert "Unrecognized options: --sideways" in said(capsys.readouterr().err)
 
 
 def test_only_unfinished_runs_are_an_error_and_a_file_in_the_way_as_well(
@@ -366,10 +445,10 @@ def test_only_unfinished_runs_are_an_error_and_a_file_in_the_way_as_well(
 ) -> None:
     a = write("a", finished=False)
     with pytest.raises(RunError, match=rf"no finished run to report on: {a}: no summary.json"):
-        write_report(Options(runs=(a,), out=tmp_path / "out"))
+        make_report(a, out=tmp_path / "out")
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot write the report"):
-        write_report(Options(runs=(write("b"),), out=tmp_path / "file"))
+        make_report(write("b"), out=tmp_path / "file")
 
 
 # What is left out ---------------------------------------------------------------------------------
@@ -460,10 +539,10 @@ def test_a_damaged_run_is_named_with_its_reason_and_left_out(
     do(bad)
     runs, left_out = read_runs([tmp_path])
     assert [run.figures["final_return"] for run in runs] == [77.0]
-    ((path, said),) = left_out
+    ((path, found),) = left_out.items()
     assert path == bad
-    assert re.search(reason, said)
-    assert f"Left out of every figure: {bad}: {said}." in notes({}, left_out)
+    assert re.search(reason, found)
+    assert f"Left out of every figure: {bad}: {found}." in notes({}, left_out)
 
 
 json_values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
@@ -490,7 +569,7 @@ def test_whatever_a_field_holds_a_run_is_read_or_left_out(
     assert len(group_runs(runs)) == len(runs)
 
 
-def test_summaries_alone_are_told_apart_from_runs(write: Write, tmp_path: Path) -> None:
+def test_summaries_alone_get_separate_rows(write: Write, tmp_path: Path) -> None:
     file = tmp_path / "summary-of-1.json"
     shutil.copy(write("a") / "summary.json", file)
     shutil.rmtree(tmp_path / "runs")
@@ -498,8 +577,8 @@ def test_summaries_alone_are_told_apart_from_runs(write: Write, tmp_path: Path) 
     runs, _ = read_runs([tmp_path / "runs", file])
     (groups,) = group_runs(runs).values()
     assert [group.recipe for group in groups] == ["cerl_full", "cerl_full, summary only"]
-    assert "Given as summaries alone: 1, from" in " ".join(notes({TASK: groups}, []))
-    assert write_report(Options(runs=(tmp_path / "runs", file), out=tmp_path / "out")).exists()
+    assert "Given as summaries alone: 1, from" in " ".join(notes({TASK: groups}, {}))
+    assert make_report(tmp_path / "runs", file, out=tmp_path / "out").exists()
 
 
 # Figures and page ---------------------------------------------------------------------------------
@@ -514,15 +593,14 @@ def test_every_recipe_looks_different() -> None:
 def test_the_same_runs_make_the_same_page(write: Write, tmp_path: Path) -> None:
     write("a")
     pages = [
-        write_report(Options(runs=(tmp_path / "runs",), out=tmp_path / out)).read_text()
-        for out in ("one", "two")
+        make_report(tmp_path / "runs", out=tmp_path / out).read_text() for out in ("one", "two")
     ]
     assert pages[0] == pages[1]
 
 
 def test_names_are_escaped(write: Write, tmp_path: Path) -> None:
     write("a", recipe="<script>alert(1)</script>")
-    page = write_report(Options(runs=(tmp_path / "runs",), out=tmp_path / "out")).read_text()
+    page = make_report(tmp_path / "runs", out=tmp_path / "out").read_text()
     assert "<script" not in page
 
 
@@ -555,7 +633,7 @@ def test_the_page_in_a_browser(browser: Any, write: Write, tmp_path: Path) -> No
             write(f"{recipe}-{seed}", recipe=recipe, seed=seed, final_return=float(seed))
     write("other", task="SafetyDoggoGoal1-v0", costs=(5.0, 400.0))
     write("running", seed=9, finished=False)
-    page = write_report(Options(runs=(tmp_path / "runs",), out=tmp_path / "out"))
+    page = make_report(tmp_path / "runs", out=tmp_path / "out")
     browser.get(page.as_uri())
     state = SimpleNamespace(
         **browser.execute_script(
@@ -585,8 +663,8 @@ def test_the_page_in_a_browser(browser: Any, write: Write, tmp_path: Path) -> No
 
 def test_the_command_line(write: Write, tmp_path: Path, launch: Any) -> None:
     write("a")
-    said = launch("report", tmp_path / "runs", "--out", tmp_path / "out")
-    assert (said.returncode, said.stderr) == (0, "")
+    ended = launch("report", tmp_path / "runs", "--out", tmp_path / "out")
+    assert (ended.returncode, ended.stderr) == (0, "")
     assert {f.name for f in (tmp_path / "out").iterdir()} == {
         "report.html",
         "report.md",

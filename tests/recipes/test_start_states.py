@@ -4,17 +4,17 @@ import pytest
 import torch
 
 from blocks import Transitions, make_environment
-from recipes.agents.config import SMOKE, Config
-from recipes.cerl_full import CERL
+from recipes.agents import Config
+from recipes.cerl_full import CERL, CERLAgent
 
 EPISODES, LENGTH = 8, 60
 
 
 def sampled_rows(monkeypatch: pytest.MonkeyPatch, **settings: float) -> torch.Tensor:
     """First rows of the sequences whose states an agent would start from, over many draws."""
-    config = Config(**(SMOKE | settings))
+    config = Config(smoke=True, **settings)
     with make_environment(config.task, action_repeat=config.action_repeat) as environment:
-        agent = CERL(config, environment)
+        agent = CERLAgent(config, environment, CERL())
     for row in range(EPISODES * LENGTH):
         observation = torch.full((17,), row / LENGTH)
         first = row % LENGTH == 0

@@ -1,4 +1,4 @@
-"""Studies: what they expand to, refuse, survive and leave."""
+"""Studies: which runs they have, what they reject, and how they resume, retry and report."""
 
 import contextlib
 import fcntl
@@ -14,25 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import finish
+from processes import finish, said
 from processes import launch as launch_script
 from rich.console import Console
 
 from recipes import study
 from recipes.runs.errors import RunError
-from recipes.studies.definitions import STUDIES, Study
-from recipes.studies.folder import working_in, write_states
-from recipes.studies.planned_run import Ended, PlannedRun, RunState, Seen, look
-from recipes.studies.planned_run import launch as launch_run
-from recipes.studies.schedule import carry_out
+from recipes.studies.definitions import STUDIES, Study, parse_settings
+from recipes.studies.folder import lock_folder, write_study
+from recipes.studies.planned_run import PlannedRun, RunEnd
+from recipes.studies.processes import launch as launch_run
+from recipes.studies.progress import RunProgress, read_progress
+from recipes.studies.runner import run_all
 from recipes.studies.table import StudyTable
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TASK, OTHER_TASK = "SafetyHalfCheetahVelocity-v1", "SafetyAntVelocity-v1"
 SLOWLY = ("--set", "steps=5000", "pause=0.2")
 
-# A recipe that counts: every episode's figures follow from the seed and the episode before. It
-# leaves and resumes a folder as real ones do, but without torch, in a fraction of the time.
+# A fake recipe: each episode's numbers follow from the seed and the episode before. It writes and
+# resumes a folder as real recipes do, but without torch, in a fraction of the time.
 COUNTER = """
 import argparse, json, os, signal, sys, time
 from pathlib import Path
@@ -91,20 +92,20 @@ def counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(counter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed") / "study"
-    assert conduct(counting(folder, counter)) == 0
+def uninterrupted(counter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "study"
+    assert run_study(counter_study(folder, counter)) == 0
     return folder
 
 
-def counting(folder: Path, counter: Path, *arguments: object) -> list[object]:
-    """A study of four runs of the recipe that counts, two at a time."""
+def counter_study(folder: Path, counter: Path, *arguments: object) -> list[object]:
+    """Arguments of a study with four runs of the fake recipe, two at a time."""
     about = ("--recipes", counter, "--seeds", 4, "--jobs", 2, "--out", folder)
     return [*about, *(arguments or SLOWLY)]
 
 
-def conduct(arguments: Iterable[object]) -> int:
-    """A study in this process, which starts sooner; its exit code."""
+def run_study(arguments: Iterable[object]) -> int:
+    """Run a study in this process, which starts sooner than a new one; return its exit code."""
     return study.main(["ablations", "--no-report", *map(str, arguments)])
 
 
@@ -113,15 +114,15 @@ def launch(*arguments: object) -> subprocess.Popen[str]:
 
 
 def refused(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line of an answer to bad input."""
-    assert study.main([str(word) for word in arguments]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ")
-    return line
+    """Run a study with bad input; return its error message."""
+    with pytest.raises(SystemExit) as stopped:
+        study.main([str(word) for word in arguments])
+    assert stopped.value.code == 2
+    return said(capsys.readouterr().err)
 
 
 def outcomes(folder: Path) -> dict[str, Any]:
-    """All that the runs of a study must repeat, by the run's place in it."""
+    """Return each run's summary and metrics, without times, by the run's folder."""
     found = {}
     for file in sorted(folder.glob("*/*/seed*/summary.json")):
         summary = json.loads(file.read_text())
@@ -139,7 +140,7 @@ def states(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def processes(folder: Path) -> list[int]:
-    """Of every run the process that it had last."""
+    """Return the last process ID of every run."""
     logs = [file.read_text() for file in sorted(folder.glob("logs/*.out"))]
     return [int(re.findall(r" pid (\d+): ", log)[-1]) for log in logs]
 
@@ -165,7 +166,7 @@ def checkpoints(folder: Path) -> set[Path]:
     return set(folder.glob("*/*/*/checkpoints/step-*.pt"))
 
 
-# ---- what a study is -------------------------------------------------------------------------
+# ---- definitions -----------------------------------------------------------------------------
 
 
 def test_a_study_is_every_recipe_on_every_task_with_every_seed(tmp_path: Path) -> None:
@@ -185,11 +186,10 @@ def test_a_study_is_every_recipe_on_every_task_with_every_seed(tmp_path: Path) -
         f"ablation_mean_aggregator/{OTHER_TASK}/seed0",
     ]
     assert len({run.folder for run in runs}) == len(runs) == 8
-    folder, _, script, *arguments = runs[0].arguments("--threads", "1")
-    assert folder == str(tmp_path / "cerl_full" / TASK / "seed0")
-    assert script == str(RECIPES / "cerl_full.py")
+    assert runs[0].folder == tmp_path / "cerl_full" / TASK / "seed0"
+    assert runs[0].script == RECIPES / "cerl_full.py"
     settings = "--steps 5000 --guard_share 0.0 --prefill_scales 0.5 1.0"
-    assert " ".join(arguments) == f"--task {TASK} --seed 0 {settings} --threads 1"
+    assert " ".join(runs[0].settings) == settings
     assert runs[1].settings == ("--steps", "9000", "--guard_share", "0.0")
 
 
@@ -201,7 +201,14 @@ def test_the_named_studies_can_run() -> None:
     assert set(STUDIES["ablations"].recipes) == ablations | {"cerl_full", "lambda_agent"}
 
 
-# ---- what it refuses -------------------------------------------------------------------------
+def test_a_study_may_set_what_only_one_recipe_has() -> None:
+    settings = parse_settings(["proportional_gain=2", "prefill_scales=0.5,1.0"])
+    Study(recipes=("ablation_pid_lagrangian",), settings=settings).check()
+    with pytest.raises(ValueError, match="settings of cerl_full: cannot parse --proportional_gain"):
+        Study(recipes=("cerl_full",), settings=settings).check()
+
+
+# ---- rejected input --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -214,14 +221,16 @@ def test_the_named_studies_can_run() -> None:
             "ablations --recipes cerl_full other/cerl_full.py",
             "recipes: got cerl_full more than once; allowed: each once",
         ),
-        ("ablations --tasks SafetyHalfCheetaVelocity-v1", f"perhaps you mean {TASK}"),
+        ("ablations --tasks SafetyHalfCheetaVelocity-v1", TASK),
         (f"ablations --tasks {TASK} {TASK}", f"tasks: got {TASK} more than once"),
         ("ablations --seeds 0", "seeds: got 0; allowed: at least 1."),
         ("ablations --set steps", "set: got steps; allowed: name=value"),
         ("ablations --set seed=3", "settings: got seed; allowed: any setting but task, seed"),
-        ("ablations --set member=3", "settings of cerl_full: Unrecognized options: --member"),
-        ("ablations --set steps=0", "settings of cerl_full: steps: got 0; allowed: at least 1."),
-        ("ablations --retry 3", "Unrecognized options: --retry, 3"),
+        ("ablations --set member=3", "Unrecognized options: --member"),
+        ("ablations --set member=3", "error: settings of cerl_full: cannot parse --steps"),
+        ("ablations --set steps=0", "steps: got 0; allowed: at least 1."),
+        ("ablations --retry 3", "Unrecognized options: --retry"),
+        ("ablations --jobs 0", "jobs: got 0; allowed: at least 1."),
         ("ablations --ray-address here", "ray_address: "),
     ],
 )
@@ -234,11 +243,11 @@ def test_a_study_that_cannot_run_starts_nothing(
 
 
 def test_a_folder_holds_one_study(
-    undisturbed: Path, counter: Path, capsys: pytest.CaptureFixture[str]
+    uninterrupted: Path, counter: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Another one is refused with what differs, and so is a folder that holds something else."""
-    before = outcomes(undisturbed)
-    about = ["ablations", "--recipes", counter, "--out", undisturbed]
+    """A different study is refused, with the differences; so is a folder with other files."""
+    before = outcomes(uninterrupted)
+    about = ["ablations", "--recipes", counter, "--out", uninterrupted]
     line = refused([*about, "--seeds", 3, "--set", "steps=5000", "pause=0.2"], capsys)
     assert "holds a study with another definition: seeds (0 1 2 3, not 0 1 2)" in line
     assert "settings (" not in line
@@ -247,20 +256,20 @@ def test_a_folder_holds_one_study(
     assert "steps=6000); use another --out" in line
     line = refused([*about[:-1], counter.parent], capsys)
     assert f"{counter.parent} holds counter.py but no study: use another --out" in line
-    assert outcomes(undisturbed) == before
+    assert outcomes(uninterrupted) == before
 
 
 def test_two_studies_do_not_share_a_folder(tmp_path: Path) -> None:
     study = Study(recipes=("cerl_full",))
     with (
-        working_in(tmp_path, study),
-        pytest.raises(RunError, match=rf"another study is at work there, process {os.getpid()} on"),
-        working_in(tmp_path, study),
+        lock_folder(tmp_path, study),
+        pytest.raises(RunError, match=rf"another study is running there, process {os.getpid()} on"),
+        lock_folder(tmp_path, study),
     ):
         pass
     left_over = tmp_path / "study.lock"  # as after a kill
     left_over.write_text("process 4194305 on elsewhere since 2024-01-01 00:00:00\n")
-    with working_in(tmp_path, study):
+    with lock_folder(tmp_path, study):
         assert f"process {os.getpid()} on" in left_over.read_text()
 
 
@@ -268,29 +277,31 @@ def test_an_unwritable_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(RunError, match=r"cannot write a study to .*: Not a directory"),
-        working_in(tmp_path / "file" / "study", Study(recipes=("cerl_full",))),
+        lock_folder(tmp_path / "file" / "study", Study(recipes=("cerl_full",))),
     ):
         pass
 
 
-def test_study_json_is_the_old_or_the_new_whole(
+def test_a_failed_write_leaves_study_json_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = Study(recipes=("cerl_full",))
-    write_states(tmp_path, study, {"run": RunState("running", attempts=1)})
+    run = study.runs(tmp_path)[0]
+    run.state, run.attempts = "running", 1
+    write_study(tmp_path, study, [run])
     before = (tmp_path / "study.json").read_bytes()
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("the disk is full")))
     with pytest.raises(RunError, match="the disk is full"):
-        write_states(tmp_path, study, {"run": RunState("done", attempts=1)})
+        write_study(tmp_path, study, [])
     assert (tmp_path / "study.json").read_bytes() == before
-    assert states(tmp_path) == {"run": {"state": "running", "attempts": 1, "reason": ""}}
+    assert states(tmp_path) == {run.name: {"state": "running", "attempts": 1, "reason": ""}}
 
 
-# ---- what is tried again ---------------------------------------------------------------------
+# ---- retries ---------------------------------------------------------------------------------
 
 
 class ScriptedExecutor:
-    """Ends each run as it is told: an exit code for each attempt, None for a lost node."""
+    """Ends each run with given exit codes, one for each attempt; None is a lost node."""
 
     def __init__(self, codes: dict[int, list[int | None]]) -> None:
         self.codes = codes
@@ -303,8 +314,8 @@ class ScriptedExecutor:
     def running(self) -> set[PlannedRun]:
         return set(self.submitted)
 
-    def ended(self) -> list[Ended]:
-        events = [Ended(run, self.codes[run.seed].pop(0)) for run in self.submitted]
+    def ended(self) -> list[RunEnd]:
+        events = [RunEnd(run, self.codes[run.seed].pop(0)) for run in self.submitted]
         self.submitted = []
         for event in events:
             if event.code == 0:
@@ -316,51 +327,46 @@ class ScriptedExecutor:
         self.interrupted = True
 
 
-def planned(folder: Path, seeds: int) -> list[PlannedRun]:
-    return Study(recipes=("cerl_full",), seeds=tuple(range(seeds))).runs(folder)
-
-
-def carried_out(
+def run_scripted(
     folder: Path, *codes: list[int | None], show: Callable[[], None] = lambda: None
-) -> tuple[list[RunState], ScriptedExecutor]:
-    runs = planned(folder, len(codes))
-    states = {run.name: RunState() for run in runs}
+) -> tuple[list[PlannedRun], ScriptedExecutor]:
+    runs = Study(recipes=("cerl_full",), seeds=tuple(range(len(codes)))).runs(folder)
     executor = ScriptedExecutor(dict(enumerate(codes)))
     with contextlib.suppress(KeyboardInterrupt):
-        carry_out(runs, executor, states, retries=2, changed=lambda: None, show=show)
-    return list(states.values()), executor
+        run_all(runs, executor, retries=2, save=lambda: None, show=show)
+    return runs, executor
 
 
-def test_what_was_disturbed_is_tried_again_and_what_refused_is_not(tmp_path: Path) -> None:
+def test_killed_runs_are_retried_and_failed_ones_are_not(tmp_path: Path) -> None:
     codes: list[list[int | None]] = [[0], [-9, None, 0], [2], [143, -9, -11], [None, 1]]
-    states, _ = carried_out(tmp_path, *codes)
-    assert states == [
-        RunState("done", 1),
-        RunState("done", 3),
-        RunState("failed", 1, "exit code 2"),
-        RunState("failed", 3, "killed by SIGSEGV"),
-        RunState("failed", 2, "exit code 1"),
+    runs, _ = run_scripted(tmp_path, *codes)
+    assert [(run.state, run.attempts, run.reason) for run in runs] == [
+        ("done", 1, ""),
+        ("done", 3, ""),
+        ("failed", 1, "exit code 2"),
+        ("failed", 3, "killed by SIGSEGV"),
+        ("failed", 2, "exit code 1"),
     ]
 
 
-def test_after_an_interrupt_the_rest_waits(tmp_path: Path) -> None:
+def test_after_an_interrupt_unfinished_runs_wait(tmp_path: Path) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 
-    states, executor = carried_out(tmp_path, [0], [-9, 0], show=stop)
-    assert [state.state for state in states] == ["done", "waiting"]
+    runs, executor = run_scripted(tmp_path, [0], [-9, 0], show=stop)
+    assert [run.state for run in runs] == ["done", "waiting"]
     assert executor.interrupted
 
 
-# ---- what it survives ------------------------------------------------------------------------
+# ---- interruptions ---------------------------------------------------------------------------
 
 
-def test_a_killed_study_goes_on_to_the_same_numbers(
-    undisturbed: Path, counter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_killed_study_resumes_to_the_same_numbers(
+    uninterrupted: Path, counter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its process is killed, and its runs end with it; the same command goes on."""
+    """When the study's process is killed, its runs end; the same command resumes them."""
     folder = tmp_path / "study"
-    process = launch(*counting(folder, counter))
+    process = launch(*counter_study(folder, counter))
     wait_until(lambda: len(checkpoints(folder)) >= 3, process)
     process.kill()
     finish(process, -signal.SIGKILL)
@@ -369,50 +375,50 @@ def test_a_killed_study_goes_on_to_the_same_numbers(
         time.sleep(0.02)
     assert not any(map(alive, processes(folder)))
     assert {state["state"] for state in states(folder).values()} == {"running", "waiting"}
-    assert conduct(counting(folder, counter)) == 0
+    assert run_study(counter_study(folder, counter)) == 0
     assert len(outcomes(folder)) == 4
-    assert outcomes(folder) == outcomes(undisturbed)
+    assert outcomes(folder) == outcomes(uninterrupted)
     capsys.readouterr()
-    assert conduct(counting(folder, counter)) == 0  # nothing is left to do
+    assert run_study(counter_study(folder, counter)) == 0  # nothing is left to do
     printed = capsys.readouterr().out
     assert "running" not in printed
-    assert f"python recipes/report.py {folder} --out {folder}/report" in printed
+    assert f"python -m recipes.report {folder} --out {folder}/report" in printed
 
 
-def test_a_killed_run_is_tried_again_at_once(
-    undisturbed: Path, counter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_killed_run_is_retried(
+    uninterrupted: Path, counter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each run kills itself after its second episode."""
     folder = tmp_path / "study"
     settings = ("--set", "steps=5000", f"die={int(signal.SIGKILL)}")
-    assert conduct(counting(folder, counter, *settings)) == 0
+    assert run_study(counter_study(folder, counter, *settings)) == 0
     assert capsys.readouterr().out.count("waiting: killed by SIGKILL") == 4
     assert [state["attempts"] for state in states(folder).values()] == [2] * 4
-    assert outcomes(folder) == outcomes(undisturbed)
+    assert outcomes(folder) == outcomes(uninterrupted)
 
 
-def test_an_interrupted_study_says_how_to_go_on(
-    undisturbed: Path, counter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_interrupted_study_prints_how_to_resume(
+    uninterrupted: Path, counter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "study"
-    process = launch(*counting(folder, counter))
+    process = launch(*counter_study(folder, counter))
     wait_until(lambda: checkpoints(folder), process)
-    second = refused(["ablations", *counting(folder, counter)], capsys)
-    assert f"{folder}: another study is at work there, process {process.pid} on" in second
+    second = refused(["ablations", *counter_study(folder, counter)], capsys)
+    assert f"{folder}: another study is running there, process {process.pid} on" in second
     process.send_signal(signal.SIGINT)
     _, err = finish(process, 130)
-    assert err.strip().startswith("stopped; go on with: python recipes/study.py ablations")
+    assert err.strip().startswith("stopped; resume with: python -m recipes.study ablations")
     assert not any(map(alive, processes(folder)))
     assert {state["state"] for state in states(folder).values()} <= {"waiting", "done"}
-    assert conduct(counting(folder, counter)) == 0
-    assert outcomes(folder) == outcomes(undisturbed)
+    assert run_study(counter_study(folder, counter)) == 0
+    assert outcomes(folder) == outcomes(uninterrupted)
 
 
-def test_a_failed_run_is_named_with_its_last_words(
+def test_a_failed_run_is_reported_with_its_last_error(
     counter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "study"
-    assert conduct(counting(folder, counter, "--set", "code=1")) == 1
+    assert run_study(counter_study(folder, counter, "--set", "code=1")) == 1
     printed, err = capsys.readouterr()
     lines = err.splitlines()
     assert len(lines) == 4
@@ -422,25 +428,25 @@ def test_a_failed_run_is_named_with_its_last_words(
     assert {state["state"] for state in states(folder).values()} == {"failed"}
 
 
-def test_a_run_that_is_still_written_is_left_alone(counter: Path, tmp_path: Path) -> None:
-    """The process of a node that only seemed lost: the next attempt waits until it has ended."""
+def test_two_processes_never_write_one_run(counter: Path, tmp_path: Path) -> None:
+    """If a node only seemed lost, the next attempt waits until the first process has ended."""
     run = Study(recipes=(str(counter),), settings={"steps": 1000}).runs(tmp_path)[0]
     run.log.parent.mkdir(parents=True)
     with Path(f"{run.log}.err").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        process = launch_run(run.arguments(), {})
+        process = launch_run(run)
         time.sleep(1)
         assert process.poll() is None
         assert not run.folder.exists()
     assert process.wait(60) == 0
-    assert run.done
+    assert run.has_summary()
 
 
-def test_real_runs_killed_and_resumed_equal_undisturbed(tmp_path: Path) -> None:
-    """A run's process is killed, then the study's."""
+def test_killed_and_resumed_runs_of_a_real_recipe_equal_uninterrupted_ones(tmp_path: Path) -> None:
+    """First a run's process is killed, then the study's."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     about = ("--recipes", "cerl_full", "--seeds", 2, "--smoke", "--jobs", 2, "--out")
-    assert conduct([*about, whole]) == 0
+    assert run_study([*about, whole]) == 0
     process = launch(*about, killed)
     wait_until(lambda: checkpoints(killed), process)
     first = checkpoints(killed).pop().parents[1]
@@ -450,7 +456,7 @@ def test_real_runs_killed_and_resumed_equal_undisturbed(tmp_path: Path) -> None:
     wait_until(lambda: checkpoints(killed) - before, process)
     process.kill()
     finish(process, -signal.SIGKILL)
-    assert conduct([*about, killed]) == 0
+    assert run_study([*about, killed]) == 0
     assert len(outcomes(killed)) == 2
     assert outcomes(killed) == outcomes(whole)
 
@@ -460,29 +466,25 @@ def process_of(run: Path, folder: Path) -> int:
     return int(re.findall(r" pid (\d+): ", log.read_text())[-1])
 
 
-# ---- what one sees ---------------------------------------------------------------------------
+# ---- the table -------------------------------------------------------------------------------
 
 
-def test_a_run_is_seen_from_its_folder(undisturbed: Path, tmp_path: Path) -> None:
-    assert look(tmp_path) == Seen()
-    folder = undisturbed / "counter" / TASK / "seed0"
-    seen = look(folder)
+def test_progress_is_read_from_the_folder(uninterrupted: Path, tmp_path: Path) -> None:
+    assert read_progress(tmp_path) == RunProgress()
+    progress = read_progress(uninterrupted / "counter" / TASK / "seed0")
     costs = [11.0]
     while len(costs) < 5:
         costs.append((costs[-1] * 3.7 + 11.0) % 53.0)
-    assert (seen.steps, seen.total, seen.seconds_left) == (5000, 5000, 0.0)
-    assert (seen.episode_cost, seen.episode_return) == (costs[-1], -costs[-1])
-    assert seen.violations == sum(cost > 25.0 for cost in costs)
+    assert (progress.steps, progress.total, progress.seconds_left) == (5000, 5000, 0.0)
+    assert (progress.episode_cost, progress.episode_return) == (costs[-1], -costs[-1])
+    assert progress.violations == sum(cost > 25.0 for cost in costs)
 
 
-def test_the_table_has_every_run_and_the_time_left(undisturbed: Path) -> None:
-    runs = Study(recipes=("counter.py",), seeds=(0, 1, 2, 3)).runs(undisturbed)
-    stand = {run.name: RunState("waiting") for run in runs}
-    stand[runs[1].name] = RunState("running", attempts=1)
-    stand[runs[2].name] = RunState("failed", attempts=3, reason="killed by SIGKILL")
-    stand[runs[3].name] = RunState("done", attempts=1)
+def test_the_table_has_every_run_and_the_time_left(uninterrupted: Path) -> None:
+    runs = Study(recipes=("counter.py",), seeds=(0, 1, 2, 3)).runs(uninterrupted)
+    runs[1].state, runs[2].state, runs[3].state = "running", "failed", "done"
     console = Console(file=io.StringIO(), force_terminal=True, width=130)
-    with StudyTable(runs, stand, console) as table:
+    with StudyTable(runs, console) as table:
         table.show()
     assert isinstance(console.file, io.StringIO)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue()).splitlines()
@@ -496,20 +498,20 @@ def test_the_table_has_every_run_and_the_time_left(undisturbed: Path) -> None:
     assert all("5,000/5,000" in row for row in shown[2:6])
 
 
-# ---- on a cluster ----------------------------------------------------------------------------
+# ---- a Ray cluster ---------------------------------------------------------------------------
 
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """A head without room for a run, and two nodes with room for two each."""
+    """A head node without room for a run, and two nodes with room for two each."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     from ray.cluster_utils import Cluster
 
     small = {"object_store_memory": 80 * 2**20}
-    # What a script starts in its background ignores SIGINT; runs must be cancelled all the same.
+    # Background processes of a script ignore SIGINT; their runs must still be cancelled.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+        cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
         for _ in range(2):
             cluster.add_node(num_cpus=2, **small)
     finally:
@@ -519,11 +521,11 @@ def cluster() -> Iterator[Any]:
 
 
 def test_a_study_survives_an_interrupt_and_the_loss_of_a_node(
-    cluster: Any, undisturbed: Path, counter: Path, tmp_path: Path
+    cluster: Any, uninterrupted: Path, counter: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "study"
     slower = ("--set", "steps=5000", "pause=0.6")
-    about = counting(folder, counter, *slower, "--ray-address", cluster.address)
+    about = counter_study(folder, counter, *slower, "--ray-address", cluster.address)
     process = launch(*about)
     wait_until(lambda: checkpoints(folder), process)
     process.send_signal(signal.SIGINT)
@@ -537,4 +539,4 @@ def test_a_study_survives_an_interrupt_and_the_loss_of_a_node(
     printed, _ = finish(process)
     assert "waiting: its node or worker was lost" in printed
     assert sum(state["attempts"] for state in states(folder).values()) > 4
-    assert outcomes(folder) == outcomes(undisturbed)
+    assert outcomes(folder) == outcomes(uninterrupted)

@@ -1,15 +1,15 @@
-"""What does the cost head say about states nobody has visited?
+"""What does the cost head predict for states that were never visited?
 
-Takes the experience of a finished run, fits the world model to its first episodes only, and asks
-every member what later, faster episodes cost: the mean over members, the worst member, and the
-truth, in units of the budget's cost rate. Before the first cost has been seen a plain network and
-all its members say "nothing"; the Gaussian-process prior keeps the worst of them high.
+Fits the world model to the first episodes of a finished run and predicts the cost of later, faster
+ones: the mean over members, the worst member and the true cost, in units of the budget's cost rate.
+Before the first cost is observed, all members of a plain network predict 0; with the
+Gaussian-process prior, the worst member stays high.
 
     python -m recipes.experiments.cost_off_data RUN_FOLDER --length-scales 1.0 1.5 2.0
 """
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ import tyro
 from rich.table import Table
 
 from blocks import SequenceReplay, make_environment
-from recipes.agents.config import Config, config_from_json
-from recipes.cerl_full import CERL
+from recipes.agents import Components, Config, LatentAgent
 from recipes.experiments.static_dataset import recorded_replay
 from recipes.runs.errors import errors_in_one_line
 from recipes.runs.folder import RunFolder
@@ -28,29 +27,29 @@ from recipes.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Options:
-    """Which run, and what to ask of it."""
+    """Run to read, and predictions to compare."""
 
     run: tyro.conf.Positional[Path]
     """Folder of a finished run of cerl_full."""
     length_scales: tuple[float, ...] = (1.0, 1.5, 2.0)
-    """Length scales of the cost head to compare; a huge one is no Gaussian process at all."""
+    """Length scales of the cost head to compare; a very large one disables the GP prior."""
     known: tuple[int, ...] = (5, 9, 14)
-    """How many episodes the model knows."""
+    """Numbers of episodes that the model is fitted to."""
     ahead: tuple[int, ...] = (0, 3, 10, 20)
-    """How far ahead of them the judged episodes lie; 0 is the newest known one."""
+    """Distance from the newest fitted episode to the judged one, in episodes; 0 is the newest."""
     updates_per_episode: int = 40
-    """Model updates for each episode that is added, after 300 for the first ones."""
+    """Model updates for each added episode; the first ones get 300 in total."""
 
 
 def main(options: Options) -> None:
     run = RunFolder(options.run)
-    config = config_from_json(run.read_config())
+    config = Config.of_run(run)
     saved = run.read_checkpoint()["agent"]["replay"]
     table = Table(title="expected cost in budgets: mean of members, worst member, truth")
     for column in ("length scale", "episodes known", "judged", "mean", "worst", "truth"):
         table.add_column(column, justify="right")
     for length_scale in options.length_scales:
-        agent = _fresh(replace(config, cost_length_scale=length_scale))
+        agent = _untrained(config.replace(cost_length_scale=length_scale))
         for known, ahead, figures in _judge(agent, saved, options):
             judged = "newest known" if ahead == 0 else f"{ahead} ahead"
             table.add_row(
@@ -59,15 +58,15 @@ def main(options: Options) -> None:
     rich.print(table)
 
 
-def _fresh(config: Config) -> CERL:
+def _untrained(config: Config) -> LatentAgent:
     environment = make_environment(
         config.task, seed=config.seed, action_repeat=config.action_repeat
     )
-    return CERL(config, environment)
+    return LatentAgent(config, environment, Components(agent=LatentAgent))
 
 
-def _judge(agent: CERL, saved: dict[str, Any], options: Options) -> Any:
-    """Yield (episodes known, how far ahead, (mean, worst, truth)) as the data grow."""
+def _judge(agent: LatentAgent, saved: dict[str, Any], options: Options) -> Any:
+    """Yield (episodes known, how far ahead, (mean, worst, truth)) for growing data."""
     borders = [*saved["episode_starts"], saved["added"]]
     everything = recorded_replay(saved)
     done = 0
@@ -75,7 +74,7 @@ def _judge(agent: CERL, saved: dict[str, Any], options: Options) -> Any:
         for row in range(borders[done], borders[known]):
             values = {name: store[row] for name, store in saved["rows"].items()}
             agent.replay.add(**{k: v if v.dim() else v.item() for k, v in values.items()})
-        agent.learn_model((known - done) * options.updates_per_episode if done else 300)
+        agent.fit_posterior((known - done) * options.updates_per_episode if done else 300)
         done = known
         for ahead in options.ahead:
             episode = known - 1 + ahead
@@ -85,13 +84,13 @@ def _judge(agent: CERL, saved: dict[str, Any], options: Options) -> Any:
 
 @torch.no_grad()
 def _figures(
-    agent: CERL, everything: SequenceReplay, borders: list[int], episode: int
+    agent: LatentAgent, everything: SequenceReplay, borders: list[int], episode: int
 ) -> tuple[float, float, float]:
     start, length = borders[episode], borders[episode + 1] - borders[episode]
     data = everything.gather(torch.tensor([start]), length)
     state = agent.model.filter(data, torch.Generator().manual_seed(0)).state
-    cost = agent.model.cost(state.feat[0], agent.weights()).mean(1)
-    rate = agent.budget * (1 - agent.config.cost_discount)
+    cost = agent.model.cost(state.feat[0], agent.sample_posterior()).mean(1)
+    rate = agent.cost_rate
     truth = data.cost.mean()
     return float(cost.mean() / rate), float(cost.max() / rate), float(truth / rate)
 

@@ -1,6 +1,6 @@
-"""Images of a navigation task, and beside each the simulator's truth about it.
+"""Record images of a navigation task, each with the simulator's state.
 
-Episodes are smooth random walks that now and then head for the goal; every fifth is held out.
+Episodes are smooth random walks with phases that head for the goal; every fifth is held out.
 """
 
 from contextlib import closing
@@ -12,49 +12,49 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from blocks import SequenceReplay, Transitions
+from blocks import SequenceReplay, Transitions, make_environment
 from blocks.environments.safety_gymnasium import SafetyEnvironment
-from recipes.agents.builders import build_environment, build_replay, sizes
-from recipes.agents.config import Config
+from recipes.agents import Config
+from recipes.agents.builders import build_replay, sizes
 from recipes.experiments.static_dataset import EVERY, append
 from recipes.runs.atomic_files import write_atomically
 from recipes.training.episode import within_bounds
 
-PERSISTENCE = 0.9  # of the walk's actions, from one agent step to the next
-BLOCK_ROWS = 40  # agent steps, on average, of wandering, and of heading for the goal
-LIDAR_RANGE = 3.0  # metres, as Safety-Gymnasium's lidar sees
+PERSISTENCE = 0.9  # autocorrelation of the walk's actions, from one agent step to the next
+PHASE_STEPS = 40  # mean length of a phase, in agent steps
+LIDAR_RANGE = 3.0  # metres, as in Safety-Gymnasium
 TRUTHS = {
     "obstacle proximity": ("closeness",),
     "agent velocity": ("forwards", "leftwards", "turning"),
     "goal direction": ("forwards", "leftwards"),
 }
-"""What the simulator tells, and its parts."""
+"""Quantities of the simulator's state, with the names of their parts."""
 
 
 class ImageDataset(NamedTuple):
-    """Recorded episodes, split; `truth` and `obstacle` have a row for each of the replay's."""
+    """Recorded episodes, split; truths and obstacles have one row for each row of the episodes."""
 
     training: SequenceReplay
     training_truth: dict[str, torch.Tensor]
-    """By the names in `TRUTHS`, ``[row, part]``."""
+    """By name as in ``TRUTHS``, ``[row, part]``."""
     held_out: list[Transitions]
     """Whole episodes, ``[1, time, ...]``."""
     held_out_truth: list[dict[str, torch.Tensor]]
-    """For each of these, ``[time, part]``."""
+    """For each held-out episode, by name, ``[time, part]``."""
     held_out_obstacle: list[torch.Tensor]
-    """Where the nearest obstacle is: distance in metres and bearing in radians, ``[time, 2]``; 0 is
-    straight ahead, positive to the left."""
+    """Nearest obstacle in each held-out episode, ``[time, 2]``: distance in metres and bearing in
+    radians; 0 is straight ahead, positive to the left."""
 
 
 class Walk:
-    """Wanders about, and every now and then heads for the goal.
+    """Chooses smooth random actions, with phases that head for the goal.
 
-    Actions are a first-order autoregression of unit variance, times a scale. A robot that only
-    wandered would soon have left everything there is to see behind.
+    Actions are a first-order autoregression of unit variance, times a scale. Without the phases the
+    robot would soon leave goal and obstacles behind.
 
     Args:
-        size: of an action: forwards, turning to the left, and what else there is.
-        generator: of all that is random.
+        size: number of entries of an action: forwards, turning to the left, then any others.
+        generator: source of the noise.
     """
 
     def __init__(self, size: int, generator: np.random.Generator) -> None:
@@ -64,14 +64,14 @@ class Walk:
         self._seeks = False
 
     def act(self, goal_bearing: float) -> np.ndarray:
-        """The next action, in [-1, 1].
+        """Choose the next action, in [-1, 1].
 
         Args:
-            goal_bearing: where the goal is, in radians to the left of straight ahead.
+            goal_bearing: bearing of the goal in radians, positive to the left of straight ahead.
         """
         fresh = self._generator.normal(size=self._noise.shape)
         self._noise = PERSISTENCE * self._noise + np.sqrt(1 - PERSISTENCE**2) * fresh
-        if self._generator.random() < 1 / BLOCK_ROWS:
+        if self._generator.random() < 1 / PHASE_STEPS:
             self._seeks = not self._seeks
         action = self._scale * self._noise
         if self._seeks:
@@ -80,19 +80,30 @@ class Walk:
         return np.clip(action, -1, 1).astype(np.float32)
 
 
+def open_environment(config: Config) -> SafetyEnvironment:
+    """Open the task with image observations."""
+    return make_environment(
+        config.task,
+        seed=config.seed,
+        observation="image",
+        action_repeat=config.action_repeat,
+        image_quality=config.image_quality,
+    )
+
+
 def collect(config: Config, episodes: int, path: Path) -> Path:
-    """Record the episodes in a file, unless it is there: the replay's state, and the truth.
+    """Record episodes in a file (replay and truths), unless it exists; return its path.
 
     Args:
         config: task, seed, action repeat and image quality.
-        episodes: how many.
-        path: of the file.
+        episodes: number of episodes.
+        path: file to write.
     """
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     truths: dict[str, list[np.ndarray]] = {name: [] for name in (*TRUTHS, "obstacle")}
-    with closing(build_environment(config, config.seed)) as environment:
+    with closing(open_environment(config)) as environment:
         replay = build_replay(config, environment)
         for episode in track(range(episodes), "collecting", transient=True):
             _, size = sizes(environment)
@@ -112,7 +123,7 @@ def record(
     walk: Walk,
     truths: dict[str, list[np.ndarray]],
 ) -> None:
-    """One episode, and the truth after each of its steps."""
+    """Record one episode, and the truths at each of its rows."""
     observation, _ = environment.reset()
     action = np.zeros(sizes(environment)[1], np.float32)
     step: dict[str, Any] = {"reward": 0.0, "cost": 0.0, "is_first": True}
@@ -134,14 +145,18 @@ def record(
 
 
 def require_goal_and_obstacles(config: Config, rows: int) -> None:
-    """Raise ValueError for a task without a goal or obstacles that cost, and for episodes of fewer
-    rows than that."""
-    with closing(build_environment(config, config.seed)) as environment:
+    """Check that the task can be probed.
+
+    Raises:
+        ValueError: the task has no goal or no obstacles that cost, or its episodes have fewer than
+            ``rows`` rows.
+    """
+    with closing(open_environment(config)) as environment:
         longest = environment.episode_length // (rows - 1)
         if config.action_repeat > longest:
             raise ValueError(
                 f"action_repeat: got {config.action_repeat}; at most {longest}, so that an episode "
-                f"of {environment.episode_length} steps has the {rows} rows that are looked at."
+                f"of {environment.episode_length} steps has the {rows} rows that a filmstrip needs."
             )
         task = getattr(environment._inner, "task", None)  # velocity tasks have none
         if not (hasattr(task, "goal") and constrained(task)):
@@ -152,24 +167,24 @@ def require_goal_and_obstacles(config: Config, rows: int) -> None:
 
 
 def constrained(task: Any) -> list[Any]:
-    """Kinds of obstacles that cost."""
+    """Return the kinds of obstacles that cost."""
     return [kind for kind in task._obstacles if getattr(kind, "is_constrained", False)]
 
 
 def truth_of(environment: SafetyEnvironment) -> dict[str, np.ndarray]:
-    """What the simulator knows about the robot's surroundings, in the robot's own frame."""
+    """Read the robot's velocity and surroundings from the simulator, in the robot's frame."""
     task = environment._inner.task
     agent = task.agent
 
-    def seen(position: Any) -> np.ndarray:
-        """Ahead and to the left, in metres."""
+    def relative(position: Any) -> np.ndarray:
+        """Return metres ahead and to the left of the robot."""
         return ((np.asarray(position) - agent.pos) @ np.asarray(agent.mat))[:2]
 
-    obstacles = np.stack([seen(position) for kind in constrained(task) for position in kind.pos])
+    obstacles = np.stack([relative(place) for kind in constrained(task) for place in kind.pos])
     distances = np.linalg.norm(obstacles, axis=1)
     nearest = int(distances.argmin())
     ahead, left = obstacles[nearest]
-    goal = seen(task.goal.pos)
+    goal = relative(task.goal.pos)
     rows = {
         "obstacle proximity": [1 - min(distances[nearest], LIDAR_RANGE) / LIDAR_RANGE],
         "agent velocity": [*agent.get_sensor("velocimeter")[:2], agent.get_sensor("gyro")[2]],
@@ -180,11 +195,11 @@ def truth_of(environment: SafetyEnvironment) -> dict[str, np.ndarray]:
 
 
 def read(config: Config, path: Path) -> ImageDataset:
-    """The recorded episodes, every fifth of them held out."""
+    """Read recorded episodes; hold out every fifth."""
     content = torch.load(path, weights_only=True)
     saved, truth = content["replay"], content["truth"]
     borders = [*saved["episode_starts"], saved["added"]]
-    with closing(build_environment(config, config.seed)) as environment:
+    with closing(open_environment(config)) as environment:
         everything, training = (build_replay(config, environment) for _ in range(2))
     everything.load_state_dict(saved)
     held_out, parts, rows_of_training = [], [], []

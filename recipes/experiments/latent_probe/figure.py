@@ -1,4 +1,4 @@
-"""The picture of `experiment_latent_probe`: where around the robot obstacles are misjudged."""
+"""Draw where around the robot the probes of `latent_probe` misjudge obstacles."""
 
 from pathlib import Path
 
@@ -9,16 +9,16 @@ from recipes.experiments.latent_probe.dataset import LIDAR_RANGE
 from recipes.plotting.figures import LOOK, QUIET, plt
 
 RINGS, SECTORS = 6, 16
-FEWEST = 5  # rows for which a mean is shown
+FEWEST = 5  # fewest rows for which a mean is drawn
 
 
 def blind_spots_figure(obstacle: Tensor, error: Tensor, path: Path) -> Path:
-    """Draw the mean error by the nearest obstacle's distance and bearing, and the rows' number.
+    """Draw mean error and number of rows by the nearest obstacle's distance and bearing.
 
     Args:
         obstacle: distance in metres and bearing in radians (0 ahead, positive left), ``[row, 2]``.
-        error: of the judged distance, in metres, ``[row]``.
-        path: of the png.
+        error: error of the predicted distance in metres, ``[row]``.
+        path: file to write.
     """
     radius = np.linspace(0, LIDAR_RANGE, RINGS + 1)
     angle = np.linspace(-np.pi, np.pi, SECTORS + 1)

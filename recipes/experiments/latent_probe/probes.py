@@ -1,7 +1,6 @@
-"""Probes: how much of the simulator's truth can be read off a representation.
+"""Probes measure how much of the simulator's state a representation contains.
 
-A probe is trained on frozen representations of training episodes and scored on held-out ones; the
-better it does, the more of the truth is there to be used.
+A probe is trained on frozen representations of training episodes and scored on held-out ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,14 +13,14 @@ from torch import Tensor, nn
 
 from recipes.reports.statistics import Estimate
 
-PENALTIES = (1e-2, 1.0, 1e2, 1e4)  # of the ridge, in units of a standardised input's row
-VALIDATED = 5  # one training row in so many chooses the penalty
-BATCH = 256  # rows of a step of the small network's training
+PENALTIES = (1e-2, 1.0, 1e2, 1e4)  # ridge penalties for standardised inputs
+VALIDATED = 5  # every fifth training row is for choosing the penalty
+BATCH_SIZE = 256  # rows of a training step of the network
 RESAMPLES = 300
 
 
 class Standardised(NamedTuple):
-    """Zero mean and unit variance by the training rows; what never changes stays zero."""
+    """Scales to zero mean and unit variance by the training rows; constant entries become zero."""
 
     mean: Tensor
     std: Tensor
@@ -36,15 +35,15 @@ class Standardised(NamedTuple):
 
 
 def linear_probe(inputs: Tensor, targets: Tensor, held_out: Tensor) -> Tensor:
-    """Ridge regression, solved exactly; penalties are chosen on a part of the training rows.
+    """Fit ridge regression exactly and predict; choose each target's penalty by validation.
 
-    Solved in the smaller of the two spaces, rows or inputs (the kernel trick): an image may have
-    more entries than there are rows. Each target has a penalty of its own.
+    Solves in the smaller of two spaces, rows or inputs (the kernel trick), because an image may
+    have more entries than there are rows.
 
     Args:
-        inputs: training rows ``[row, input]``.
-        targets: ``[row, target]``.
-        held_out: ``[row, input]``.
+        inputs: training inputs ``[row, input]``.
+        targets: training targets ``[row, target]``.
+        held_out: inputs to predict from ``[row, input]``.
 
     Returns:
         Predictions ``[row, target]``.
@@ -61,7 +60,7 @@ def linear_probe(inputs: Tensor, targets: Tensor, held_out: Tensor) -> Tensor:
 
 
 def _ridge(inputs: Tensor, targets: Tensor, held_out: Tensor) -> Tensor:
-    """Predictions ``[penalty, row, target]``, all from one decomposition."""
+    """Predict ``[penalty, row, target]`` with all penalties, from one eigendecomposition."""
     rows, size = inputs.shape
     gram = inputs @ inputs.T if rows < size else inputs.T @ inputs
     values, vectors = torch.linalg.eigh(gram)
@@ -74,18 +73,18 @@ def _ridge(inputs: Tensor, targets: Tensor, held_out: Tensor) -> Tensor:
 def network_probe(
     inputs: Tensor, targets: Tensor, held_out: Tensor, *, seed: int, steps: int = 1500
 ) -> Tensor:
-    """A small network, two hidden layers of 64, trained for `steps`; else as `linear_probe`."""
+    """Train a network with two hidden layers of 64 and predict; otherwise as ``linear_probe``."""
     scale, unit = Standardised.by(inputs), Standardised.by(targets)
     inputs, targets = scale(inputs), unit(targets)
     generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)  # of the initial weights
+    torch.manual_seed(seed)  # for the initial weights
     network = nn.Sequential(
         *(nn.Linear(inputs.shape[1], 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU()),
         nn.Linear(64, targets.shape[1]),
     )
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=1e-2)
     for _ in range(steps):
-        rows = torch.randint(len(inputs), (BATCH,), generator=generator)
+        rows = torch.randint(len(inputs), (BATCH_SIZE,), generator=generator)
         optimizer.zero_grad()
         (network(inputs[rows]) - targets[rows]).square().mean().backward()
         optimizer.step()
@@ -94,13 +93,13 @@ def network_probe(
 
 
 def explained(predicted: Sequence[Tensor], truth: Sequence[Tensor], *, seed: int) -> Estimate:
-    """Share of the held-out variance that is explained, 1 - squared error / variance.
+    """Compute the explained share of the held-out variance, 1 - squared error / variance.
 
-    Summed over the truth's parts, each in units of its own standard deviation.
+    Sums over the truth's parts, each in units of its standard deviation.
 
     Args:
         predicted, truth: for each held-out episode, ``[time, part]``.
-        seed: of the bootstrap, which draws whole episodes: their rows are alike.
+        seed: seed of the bootstrap. It draws whole episodes, because their rows are correlated.
     """
     errors, spreads = _squares(predicted, truth)
     return _estimate(
@@ -111,16 +110,16 @@ def explained(predicted: Sequence[Tensor], truth: Sequence[Tensor], *, seed: int
 def gain(
     first: Sequence[Tensor], second: Sequence[Tensor], truth: Sequence[Tensor], *, seed: int
 ) -> Estimate:
-    """By how much the first predictions explain more than the second, in the same episodes."""
+    """Compute how much more the first predictions explain than the second, paired by episode."""
     (ours, spreads), (theirs, _) = _squares(first, truth), _squares(second, truth)
-    less = theirs - ours
+    difference = theirs - ours
     return _estimate(
-        lambda chosen: float(less[chosen].sum() / spreads[chosen].sum()), len(truth), seed
+        lambda chosen: float(difference[chosen].sum() / spreads[chosen].sum()), len(truth), seed
     )
 
 
 def _squares(predicted: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Of each episode, squared errors and squared deviations from the mean, in variances."""
+    """Sum squared errors and squared deviations from the mean in each episode, in variances."""
     everything = torch.cat(list(truth))
     mean, variance = everything.mean(0), everything.var(0, unbiased=False)
     errors = [((p - t).square() / variance).sum() for p, t in zip(predicted, truth, strict=True)]
@@ -129,9 +128,9 @@ def _squares(predicted: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[np.n
 
 
 def _estimate(figure: Callable[[np.ndarray], float], episodes: int, seed: int) -> Estimate:
-    """The figure of all episodes, and its 95% interval by drawing episodes again.
+    """Compute a figure over all episodes, and its 95% bootstrap interval over episodes.
 
-    SciPy's bootstrap takes neither a single episode nor draws in which the figure is undefined.
+    SciPy's bootstrap accepts neither a single episode nor draws with an undefined figure.
     """
     drawn = np.random.default_rng(seed).integers(episodes, size=(RESAMPLES, episodes))
     defined = [x for x in map(figure, drawn) if np.isfinite(x)]
@@ -140,11 +139,14 @@ def _estimate(figure: Callable[[np.ndarray], float], episodes: int, seed: int) -
 
 
 def rank_correlation(first: Sequence[Tensor], second: Sequence[Tensor], *, seed: int) -> Estimate:
-    """Spearman's, over all rows, with a bootstrap over episodes; nan where one is constant.
+    """Compute Spearman's correlation over all rows, with a bootstrap over episodes.
 
     Args:
         first, second: for each held-out episode, ``[time]``.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
+
+    Returns:
+        The estimate; NaN if a series is constant.
     """
     pairs = [(a.numpy(), b.numpy()) for a, b in zip(first, second, strict=True)]
 

@@ -1,4 +1,4 @@
-"""What probes read, latents of a model of images or the images themselves, and what they find."""
+"""Compute the representations that probes read, train the probes, and score them."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -11,7 +11,7 @@ from blocks import Transitions, WorldModel
 from recipes.experiments.latent_probe.dataset import LIDAR_RANGE, TRUTHS, ImageDataset
 from recipes.experiments.latent_probe.probes import explained, gain, linear_probe, network_probe
 
-PROBED = "obstacle proximity"  # whose errors are held against those of the cost
+PROBED = "obstacle proximity"  # truth whose errors are correlated with those of the cost
 
 
 class Represented(NamedTuple):
@@ -22,30 +22,30 @@ class Represented(NamedTuple):
 
 
 def spread_rows(data: ImageDataset, count: int) -> Tensor:
-    """About so many of the training rows, evenly spread: those that probes learn from."""
+    """Choose about ``count`` training rows, evenly spread, to train probes on."""
     return torch.arange(0, len(data.training), max(1, len(data.training) // count))
 
 
 @torch.no_grad()
 def latents(model: WorldModel, data: ImageDataset, rows: Tensor, *, seed: int) -> Represented:
-    """Filtered features; `seed` is of the filter's noise."""
+    """Filter all episodes; return the features. ``seed`` is the seed of the filter's noise."""
     generator = torch.Generator().manual_seed(seed)
 
-    def of(episode: Transitions) -> Tensor:
+    def filtered(episode: Transitions) -> Tensor:
         return model.filter(episode, generator).state.feat[0]
 
-    features = torch.cat([of(episode) for episode in episodes_of(data)])
-    return Represented(features[rows], [of(episode) for episode in data.held_out])
+    features = torch.cat([filtered(episode) for episode in episodes_of(data)])
+    return Represented(features[rows], [filtered(episode) for episode in data.held_out])
 
 
 def images(data: ImageDataset, rows: Tensor) -> Represented:
-    """Every byte of the image."""
+    """Return the images, flattened."""
     return _of_each_image(lambda image: image.flatten(-3).float() / 255, data, rows)
 
 
 @torch.no_grad()
 def embeds(model: WorldModel, data: ImageDataset, rows: Tensor) -> Represented:
-    """What the model's encoder makes of the image, without memory of what came before."""
+    """Encode each image separately."""
     return _of_each_image(model.embed, data, rows)
 
 
@@ -59,14 +59,14 @@ def _of_each_image(
 
 
 def episodes_of(data: ImageDataset) -> list[Transitions]:
-    """The training episodes, each ``[1, time, ...]``."""
+    """Return the training episodes, each ``[1, time, ...]``."""
     everything = data.training.gather(torch.tensor([0]), len(data.training))
     borders = [*everything.is_first[0].nonzero().flatten().tolist(), len(data.training)]
     return [Transitions(*(x[:, a:b] for x in everything)) for a, b in pairwise(borders)]
 
 
-Read = dict[tuple[str, str, str], list[Tensor]]
-"""By truth, kind of probe and representation: what was read off, ``[time, part]`` an episode."""
+Predictions = dict[tuple[str, str, str], list[Tensor]]
+"""(truth, kind of probe, representation) -> predictions for each held-out episode ``[time, part]``."""
 
 
 def probe(
@@ -76,33 +76,36 @@ def probe(
     *,
     steps: int,
     seed: int,
-) -> Read:
-    """Train a probe of either kind on each representation's rows, for all truths at once.
+) -> Predictions:
+    """Train a probe of either kind on each representation, for all truths at once; predict.
 
     Args:
-        data: where the truths are.
-        rows: the training rows that are represented.
-        represented: by name.
-        steps: of the networks' training.
-        seed: of the networks.
+        data: dataset with the truths.
+        rows: training rows of the representations.
+        represented: representations by name.
+        steps: training steps of the networks.
+        seed: seed of the networks.
     """
     lengths = [episode.row.numel() for episode in data.held_out]
     targets = torch.cat([data.training_truth[what][rows] for what in TRUTHS], 1)
     parts = [len(names) for names in TRUTHS.values()]
-    found: Read = {}
+    found: Predictions = {}
     for name, (training, held_out) in represented.items():
-        asked = torch.cat(held_out)
+        inputs = torch.cat(held_out)
         for kind, predicted in (
-            ("linear", linear_probe(training, targets, asked)),
-            ("network", network_probe(training, targets, asked, seed=seed, steps=steps)),
+            ("linear", linear_probe(training, targets, inputs)),
+            ("network", network_probe(training, targets, inputs, seed=seed, steps=steps)),
         ):
             for what, columns in zip(TRUTHS, predicted.split(parts, 1), strict=True):
                 found[what, kind, name] = list(columns.split(lengths))
     return found
 
 
-def score_rows(data: ImageDataset, found: Read, seed: int) -> list[dict[str, Any]]:
-    """Share of the held-out variance that each probe explains, and how much more the latents'."""
+def score_rows(data: ImageDataset, found: Predictions, seed: int) -> list[dict[str, Any]]:
+    """Return the share of the held-out variance that each probe explains, one row a probe.
+
+    Other representations' rows also say how much more the same probe of the latents explains.
+    """
     rows = []
     for (what, kind, name), predicted in found.items():
         truths = [part[what] for part in data.held_out_truth]
@@ -115,8 +118,8 @@ def score_rows(data: ImageDataset, found: Read, seed: int) -> list[dict[str, Any
     return rows
 
 
-def proximity_errors(data: ImageDataset, found: Read) -> list[Tensor]:
-    """By how much the latents' network misjudges the obstacle's distance, in metres."""
+def proximity_errors(data: ImageDataset, found: Predictions) -> list[Tensor]:
+    """Return the distance errors of the latents' network probe in metres, ``[time]`` an episode."""
     predicted = found[PROBED, "network", "latents"]
     truths = [part[PROBED] for part in data.held_out_truth]
     return [(p - t).abs().squeeze(1) * LIDAR_RANGE for p, t in zip(predicted, truths, strict=True)]
@@ -124,7 +127,7 @@ def proximity_errors(data: ImageDataset, found: Read) -> list[Tensor]:
 
 @torch.no_grad()
 def cost_errors(model: WorldModel, data: ImageDataset, trained: Represented) -> list[Tensor]:
-    """By how much the mean member misjudges a row's cost, ``[time]`` each."""
+    """Return the errors of the mean member's predicted cost, ``[time]`` an episode."""
     weights = model.parameter_posterior.sample()
     return [
         (model.cost(feat, weights).mean(0) - episode.cost[0]).abs()

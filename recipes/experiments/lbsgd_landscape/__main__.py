@@ -1,9 +1,9 @@
-"""Does LBSGD stay feasible and still arrive, where the optimum is known?
+"""Does LBSGD stay feasible and still reach the optimum, on problems whose optimum is known?
 
-Constrained problems from a line to a thousand dimensions, convex and not (`landscapes`), under
-LBSGD and what else one might use (`landscape_methods`): iterations, gap, worst slack, infeasible
-iterates, with exact gradients and with noisy ones. Then LBSGD's confidence bounds: how often they
-hold, and how often iterates stay feasible, at each promised level.
+Runs LBSGD and other methods (`methods`) on constrained problems with 1 to 1000 dimensions, convex
+and not convex (`landscapes`). Reports iterations, gap, worst slack and infeasible iterates, with
+exact and with noisy gradients. Then counts, at each promised level, how often LBSGD's confidence
+bounds hold and how often its iterates stay feasible.
 
     python -m recipes.experiments.lbsgd_landscape
 """
@@ -11,8 +11,7 @@ hold, and how often iterates stay feasible, at each promised level.
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import rich
@@ -33,52 +32,42 @@ from recipes.experiments.lbsgd_landscape.methods import (
     measure,
     walk,
 )
+from recipes.experiments.options import ExperimentOptions
 from recipes.runs.errors import errors_in_one_line
-from recipes.runs.folder import RunFolder
 
 RECIPE = "experiment_lbsgd_landscape"
 NOISY = ("ball, 10", "three disks", "ring", "Rosenbrock in a disk")
-"""Landscapes that are walked with noise too."""
+"""Landscapes of the comparison with noise."""
 JUDGED = "three disks"
-"""Where the confidence bounds are put to the test: its optimum lies on two constraints."""
+"""Landscape for testing the confidence bounds; its optimum lies on two constraints."""
 LEVELS = (None, 0.8, 0.9, 0.95, 0.99)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(ExperimentOptions):
     """Sizes of the experiment."""
 
-    seed: int = 0
-    """Seed of the noise."""
-    out: Path | None = None
-    """Folder of figure and summary; runs/<recipe>/landscapes/seed<k>-<time> by default."""
-    smoke: bool = False
-    """Tiny sizes, to see in seconds that everything works."""
     landscapes: tuple[str, ...] = tuple(LANDSCAPES)
     """Names of the problems."""
     steps: int | None = None
-    """Steps of each walk; by default as many as the problem is given."""
+    """Steps of each walk; by default the problem's number of steps."""
     walks: int = 100
     """Noisy walks for each level of confidence."""
     walk_steps: int = 100
-    """Steps of each of them."""
+    """Steps of each noisy walk."""
 
     def __post_init__(self) -> None:
         for name in self.landscapes:
             if name not in LANDSCAPES:
                 raise ValueError(f"landscapes: got {name!r}; choose from {', '.join(LANDSCAPES)}.")
-        for name in ("steps", "walks", "walk_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: got {value}; at least 1 is needed.")
+        self.require_at_least_one("steps", "walks", "walk_steps")
 
 
 def main(options: Options) -> None:
     if options.smoke:
         options = replace(options, landscapes=("line", JUDGED), steps=20, walks=3, walk_steps=5)
     began = time.monotonic()
-    folder = RunFolder.create(RECIPE, "landscapes", options.seed, options.out)
-    folder.write_config(asdict(options) | {"out": str(folder.path)})
+    folder = options.create_folder(RECIPE, "landscapes")
     exact, paths = compare(options)
     rich.print(comparison_table(exact, "exact gradients"))
     noisy = compare_with_noise(exact, options)
@@ -102,7 +91,11 @@ def main(options: Options) -> None:
 
 
 def compare(options: Options) -> tuple[list[dict[str, Any]], dict[tuple[str, str], Tensor]]:
-    """A row for each landscape and method at its best learning rate, and where it went."""
+    """Run all methods on all landscapes with exact gradients.
+
+    Returns:
+        A row for each landscape and method at its best learning rate, and the points of each.
+    """
     rows, paths = [], {}
     for name in options.landscapes:
         landscape = LANDSCAPES[name]
@@ -110,12 +103,12 @@ def compare(options: Options) -> tuple[list[dict[str, Any]], dict[tuple[str, str
             tried = []
             for rate in rates:
                 points = walk(landscape, build, rate, options.steps or landscape.steps).points
-                short = (landscape.objective(landscape.optimum) - landscape.objective(points))[-1]
+                missing = (landscape.objective(landscape.optimum) - landscape.objective(points))[-1]
                 bound = len(landscape.budget) * ETA_MIN * landscape.unit
                 tried.append(
                     {"landscape": name, "method": method, "rate": rate}
                     | measure(landscape, points)
-                    | {"points": points, "gap_of_barrier": float(short) / bound}
+                    | {"points": points, "gap_of_barrier": float(missing) / bound}
                 )
             chosen = best(tried)
             paths[name, method] = chosen.pop("points")
@@ -124,7 +117,7 @@ def compare(options: Options) -> tuple[list[dict[str, Any]], dict[tuple[str, str
 
 
 def compare_with_noise(exact: list[dict[str, Any]], options: Options) -> list[dict[str, Any]]:
-    """The same with noise, each method at the learning rate that was best without."""
+    """Run all methods with noise, each at the learning rate that was best without noise."""
     rows = []
     for row in exact:
         if row["landscape"] not in NOISY:
@@ -146,7 +139,7 @@ def compare_with_noise(exact: list[dict[str, Any]], options: Options) -> list[di
 
 
 def judge_bounds(options: Options) -> list[dict[str, Any]]:
-    """Rates at each level, promised for a step, or for a whole walk (by a union bound)."""
+    """Measure rates at each level, promised for a step or (by a union bound) for a whole walk."""
     rows = []
     for level in LEVELS:
         rows.append({"promise": "step", **_rates(level, level, options)})
@@ -157,24 +150,24 @@ def judge_bounds(options: Options) -> list[dict[str, Any]]:
 
 
 def _rates(level: float | None, each: float | None, options: Options) -> dict[str, Any]:
-    """How often bounds held and iterates stayed feasible, at level `each` for each step."""
+    """Count how often bounds hold and iterates stay feasible, with level ``each`` for each step."""
     landscape, held, feasible, gaps = LANDSCAPES[JUDGED], [], [], []
     for number in range(options.walks):
         seed = 10_000 * options.seed + number
-        points, true = walk(
+        points, bounds_held = walk(
             landscape,
-            lambda x, landscape, _rate: lbsgd(x, landscape, eta=ETA_MIN),  # soon at the wall
+            lambda x, landscape, _rate: lbsgd(x, landscape, eta=ETA_MIN),  # soon at the boundary
             None,
             options.walk_steps,
             noise=Noise(),
             level=each,
             seed=seed,
         )
-        held.append(true)
+        held.append(bounds_held)
         feasible.append((landscape.slack(points) > 0).all(-1))
         gaps.append(float(landscape.gap(points[-1])))
     inside = torch.stack(feasible)
-    stayed = inside[:, 1:][inside[:, :-1]]  # of the steps that began at a feasible iterate
+    stayed = inside[:, 1:][inside[:, :-1]]  # only steps that began at a feasible iterate
     return {
         "level": level,
         "bounds": _rate(torch.stack(held).flatten()),
@@ -191,7 +184,7 @@ def _rate(successes: Tensor) -> dict[str, float]:
 
 
 def acceptance(exact: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """LBSGD with true constants: never infeasible, and within the barrier's gap at the end."""
+    """Check LBSGD with true constants: never infeasible, final gap within the barrier's."""
     return [
         {"landscape": row["landscape"], "infeasible": row["infeasible"]}
         | {"gap_of_barrier": row["gap_of_barrier"]}
@@ -202,7 +195,7 @@ def acceptance(exact: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def comparison_table(rows: list[dict[str, Any]], title: str) -> Table:
-    """All landscapes and methods: iterations to 5% of the gap, and the gap at the end."""
+    """Tabulate iterations to 5% of the gap and the final gap, by landscape and method."""
     table = Table(title=title)
     for column in ("landscape", "method"):
         table.add_column(column)
@@ -226,7 +219,7 @@ def comparison_table(rows: list[dict[str, Any]], title: str) -> Table:
 
 
 def confidence_table(rows: list[dict[str, Any]], options: Options) -> Table:
-    """Promised against measured; the interval is for what was promised."""
+    """Tabulate promised levels and measured rates; the interval belongs to the promised rate."""
     title = f"{JUDGED} with noise: {options.walks} walks of {options.walk_steps} steps of LBSGD"
     table = Table(title=title)
     for column in ("promised", "bounds held", "steps feasible", "walks feasible", "gap"):
@@ -234,8 +227,8 @@ def confidence_table(rows: list[dict[str, Any]], options: Options) -> Table:
     for row in rows:
         level = "no bounds" if row["level"] is None else f"{row['level']:g}"
         rates = {name: f"{row[name]['rate']:.3f}" for name in ("bounds", "steps", "walks")}
-        kept = row[row["promise"] + "s"]
-        rates[row["promise"] + "s"] += f" [{kept['lower']:.3f}, {kept['upper']:.3f}]"
+        promised = row[row["promise"] + "s"]
+        rates[row["promise"] + "s"] += f" [{promised['lower']:.3f}, {promised['upper']:.3f}]"
         table.add_row(f"each {row['promise']}: {level}", *rates.values(), f"{row['gap']:.3f}")
     return table
 

@@ -1,4 +1,4 @@
-"""The picture of `experiment_lbsgd_landscape`: where methods went, how fast, and what noise did."""
+"""Draw the walks, gaps and measured confidence of `lbsgd_landscape`."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "PID-Lagrangian": {"color": RED},
 }
 Limits = tuple[tuple[float, float], tuple[float, float]]
-DRAWN: dict[str, Limits] = {  # landscape -> x and y of its picture
+DRAWN: dict[str, Limits] = {  # landscape -> limits of x and y
     "ball, 2": ((-1.6, 1.6), (-1.6, 1.6)),
     "three disks": ((-0.8, 0.8), (-0.4, 1.2)),
     "ring": ((-2.6, 2.6), (-2.6, 2.6)),
@@ -36,8 +36,8 @@ def landscape_figure(
 
     Args:
         paths: (landscape, method) -> points ``[step + 1, dimension]``.
-        confidence: rows of the experiment's summary.
-        path: of the png.
+        confidence: ``confidence`` rows of the experiment's summary.
+        path: file to write.
     """
     with plt.rc_context(LOOK):
         figure, axes = plt.subplots(2, 4, figsize=(16, 8))
@@ -83,7 +83,7 @@ def _gaps(axes: Axes, name: str, paths: dict[tuple[str, str], Tensor]) -> None:
 
 
 def _confidence(axes: Axes, rows: list[dict[str, Any]], promise: str, measured: str) -> None:
-    """Promised level against how often all bounds held, and what was promised came true."""
+    """Draw measured rates against the promised level."""
     chosen = [row for row in rows if row["promise"] == promise and row["level"] is not None]
     levels = [row["level"] for row in chosen]
     shown = (

@@ -1,6 +1,6 @@
-"""Constrained problems whose optimum, smoothness constants and a strictly feasible start are known.
+"""Constrained problems with known optimum, smoothness constants and strictly feasible start.
 
-All of them maximise an objective while every cost stays below its budget, in double precision.
+Each maximises an objective while every cost stays below its budget, in double precision.
 """
 
 from collections.abc import Callable
@@ -30,22 +30,22 @@ class Landscape:
     objective_smoothness: float
     """Lipschitz constant of the objective's gradient on the feasible set."""
     constraint_smoothness: Tensor
-    """The same of each cost, everywhere, ``[constraint]``."""
+    """Lipschitz constant of each cost's gradient, everywhere, ``[constraint]``."""
     unit: float = 1.0
-    """Unit of the objective: what scales with it (eta, multipliers) is given in this unit."""
+    """Unit of the objective; eta and multipliers scale with it."""
     steps: int = 1500
-    """Steps that a method has."""
+    """Number of steps of each method."""
 
     @property
     def dimension(self) -> int:
         return len(self.start)
 
     def slack(self, x: Tensor) -> Tensor:
-        """Budget minus cost, ``[..., constraint]``."""
+        """Compute budget minus cost, ``[..., constraint]``."""
         return self.budget - self.costs(x)
 
     def gap(self, x: Tensor) -> Tensor:
-        """How much worse than the optimum, ``[...]``, in units of the start's gap.
+        """Compute the distance to the optimal value in units of the start's, ``[...]``.
 
         Negative where an infeasible point is better than every feasible one.
         """
@@ -53,7 +53,7 @@ class Landscape:
         return (best - self.objective(x)) / (best - first)
 
     def in_units_of(self, unit: float) -> "Landscape":
-        """The same problem with another unit of the objective."""
+        """Return the same problem with another unit of the objective."""
         return replace(
             self,
             name=f"{self.name} x {unit:g}",
@@ -82,7 +82,7 @@ def line() -> Landscape:
 
 
 def ball(dimension: int) -> Landscape:
-    """A concave quadratic with curvatures from 0.1 to 1, its peak at distance 2, in the unit ball.
+    """Maximise a concave quadratic in the unit ball; curvatures 0.1 to 1, peak at distance 2.
 
     The optimum solves H (c - x) = m x for the multiplier m at which it lies on the sphere.
     """
@@ -108,7 +108,7 @@ def ball(dimension: int) -> Landscape:
 
 
 def box(dimension: int) -> Landscape:
-    """A linear objective in a box: two linear constraints for each coordinate."""
+    """Maximise a linear objective in a box: two linear constraints for each coordinate."""
     generator = torch.Generator().manual_seed(dimension)
     slope = torch.randn(dimension, generator=generator, dtype=torch.float64)
     slope = slope / slope.norm()
@@ -125,10 +125,10 @@ def box(dimension: int) -> Landscape:
 
 
 def three_disks() -> Landscape:
-    """A linear objective where three disks overlap (a Reuleaux triangle): its upper corner.
+    """Maximise a linear objective where three disks overlap (a Reuleaux triangle).
 
     Each disk of radius 1 is centred on one corner of an equilateral triangle of side 1, so each
-    corner lies on the rims of the other two.
+    corner lies on the rims of the other two disks. The optimum is the upper corner.
     """
     height = 0.75**0.5
     corners = torch.tensor([[0.0, height], [-0.5, 0.0], [0.5, 0.0]], dtype=torch.float64)
@@ -145,7 +145,7 @@ def three_disks() -> Landscape:
 
 
 def ring() -> Landscape:
-    """Not convex: to the right in a ring, starting on the left of its hole."""
+    """Move to the right in a ring, from the left of its hole; the feasible set is not convex."""
 
     def costs(x: Tensor) -> Tensor:
         radius = x.square().sum(-1)
@@ -164,7 +164,9 @@ def ring() -> Landscape:
 
 
 def rosenbrock() -> Landscape:
-    """Not concave: Rosenbrock's valley in the unit disk, which ends before its lowest point (1, 1).
+    """Descend Rosenbrock's valley in the unit disk; the objective is not concave.
+
+    The valley's lowest point (1, 1) lies outside of the disk.
 
     On the disk the largest eigenvalue of the Hessian is below 1370 (at y near -1/6 on the rim).
     """

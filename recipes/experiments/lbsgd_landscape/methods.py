@@ -1,4 +1,4 @@
-"""The methods of `experiment_lbsgd_landscape`, and a walk of one of them across one landscape."""
+"""Methods of `lbsgd_landscape`, and the walk of a method on a landscape."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from blocks import (
 from recipes.experiments.lbsgd_landscape.landscapes import Landscape
 
 ETA = 0.1
-"""Weight of the barrier at the start, in units of the objective; it falls to `ETA_MIN`."""
+"""Initial weight of the barrier, in units of the objective; it decays to ``ETA_MIN``."""
 ETA_MIN = 1e-3
 ETA_DECAY = 0.995
 RATES = (1e-3, 1e-2, 1e-1)
-"""Learning rates from which every method but LBSGD's own rule has the best one with hindsight."""
+"""Learning rates to choose from, with hindsight, for methods that need one."""
 
 
 class BarrierAscent:
-    """A torch optimiser on the log barrier, with nothing to limit its steps.
+    """Runs a torch optimiser on the log barrier, without limiting its steps.
 
-    Outside the feasible set the barrier has no gradient, so who leaves it stays there.
+    Outside of the feasible set the barrier has no gradient, so an iterate that leaves stays there.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, unit: float) -> None:
         self._optimizer, self._unit, self._eta = optimizer, unit, ETA
 
     def step(self, objective: Tensor, cost_return: Tensor, budget: Tensor) -> None:
-        """One step up the barrier."""
+        """Take one step that increases the barrier objective."""
         self._optimizer.zero_grad()
         eta = self._eta * self._unit
         (-log_barrier(objective, budget - cost_return, eta=eta)).backward()
@@ -46,14 +46,14 @@ class BarrierAscent:
 
 
 class Method(NamedTuple):
-    """How to build an optimiser for a point in a landscape, and with which learning rates."""
+    """A function that builds an optimiser for a point, and the learning rates to try."""
 
     build: Callable[[nn.Parameter, Landscape, Any], Any]
-    rates: tuple[float | None, ...] = RATES  # (None,): it has no learning rate
+    rates: tuple[float | None, ...] = RATES  # (None,): no learning rate
 
 
 def lbsgd(x: nn.Parameter, landscape: Landscape, **options: Any) -> LBSGD:
-    """LBSGD with the landscape's true constants, unless `options` say otherwise."""
+    """Build LBSGD with the landscape's true constants; ``options`` replace settings."""
     settings: dict[str, Any] = {
         "eta": ETA * landscape.unit,
         "eta_min": ETA_MIN * landscape.unit,
@@ -65,7 +65,7 @@ def lbsgd(x: nn.Parameter, landscape: Landscape, **options: Any) -> LBSGD:
 
 
 def lbsgd_secant(x: nn.Parameter, landscape: Landscape, _rate: None) -> LBSGD:
-    """LBSGD that knows no constants; the first guess is the same in every landscape."""
+    """Build LBSGD with secant estimates of the constants, from the same guess on all landscapes."""
     return lbsgd(
         x,
         landscape,
@@ -106,18 +106,18 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class Noise:
-    """Gaussian noise of one sample of objective and costs; an estimate is a mean of several."""
+    """Gaussian noise of one sample of objective and costs; an estimate averages several."""
 
     value: float = 0.1
     """Standard deviation of each value."""
     gradient: float = 0.5
-    """Root mean square length of each gradient's error."""
+    """Root mean square norm of each gradient's error."""
     samples: int = 16
     """Samples of each estimate."""
 
 
 class Estimate(NamedTuple):
-    """What an optimiser sees at one iterate."""
+    """Noisy estimates that an optimiser gets at one iterate."""
 
     objective: Tensor
     costs: Tensor
@@ -128,7 +128,7 @@ class Estimate(NamedTuple):
 def estimate(
     landscape: Landscape, x: nn.Parameter, noise: Noise, generator: torch.Generator
 ) -> Estimate:
-    """Differentiable objective and costs whose values and gradients are means of noisy samples."""
+    """Estimate objective and costs, differentiably, as means of noisy values and gradients."""
     constraints = len(landscape.budget)
 
     def normal(*shape: int) -> Tensor:
@@ -147,10 +147,10 @@ def estimate(
 
 
 class Walk(NamedTuple):
-    """Where a method went."""
+    """Iterates of a method."""
 
     points: Tensor  # [step + 1, dimension]
-    held: Tensor  # [step]: whether all confidence bounds of the step were true
+    held: Tensor  # [step]: whether all confidence bounds of the step held
 
 
 def walk(
@@ -166,13 +166,13 @@ def walk(
     """Optimise from the landscape's start.
 
     Args:
-        landscape: what to optimise.
-        build: of a `Method`.
-        rate: the method's learning rate; None where it has none.
+        landscape: problem to optimise.
+        build: ``build`` of a ``Method``.
+        rate: learning rate; None if the method has none.
         steps: number of steps.
-        noise: of the estimates; exact values and gradients without.
-        level: confidence of the bounds that LBSGD is given at each step; none without.
-        seed: of the noise.
+        noise: noise of the estimates; None for exact values and gradients.
+        level: confidence of LBSGD's bounds at each step; None for no bounds.
+        seed: seed of the noise.
     """
     x = nn.Parameter(landscape.start.clone())
     optimizer = build(x, landscape, rate)
@@ -183,18 +183,18 @@ def walk(
             optimizer.step(landscape.objective(x), landscape.costs(x), landscape.budget)
         else:
             seen = estimate(landscape, x, noise, generator)
-            errors, true = _errors(seen, level)
+            errors, bounds_held = _errors(seen, level)
             optimizer.step(seen.objective, seen.costs, landscape.budget, **errors)
-            held.append(true)
+            held.append(bounds_held)
         points.append(x.detach().clone())
     return Walk(torch.stack(points), torch.tensor(held))
 
 
 def _errors(seen: Estimate, level: float | None) -> tuple[dict[str, Tensor], bool]:
-    """Arguments of LBSGD's step, and whether they bound the errors that were really made."""
+    """Compute the error bounds for LBSGD's step, and whether they hold for the true errors."""
     if level is None:
         return {}, bool((seen.value_noise.mean(0) >= 0).all())
-    # Only the spread of the samples counts, so the noise is as good as the samples.
+    # Only the spread of the samples matters, so the noise can stand for the samples.
     errors = estimation_errors(seen.value_noise, seen.gradient_noise, level=level)
     slack_held = -seen.value_noise.mean(0) <= errors.slack_error
     slope_held = seen.gradient_noise.mean(0).norm(dim=-1) <= errors.slope_error
@@ -202,12 +202,12 @@ def _errors(seen: Estimate, level: float | None) -> tuple[dict[str, Tensor], boo
 
 
 def measure(landscape: Landscape, points: Tensor) -> dict[str, float | int | None]:
-    """What a walk was worth.
+    """Measure the quality of a walk.
 
     Returns:
-        ``iterations`` until the gap is first at most 5% with no slack below -1% of the start's
-        (None: never); ``gap`` averaged over the last tenth; ``worst_slack`` of all iterates in
-        units of the start's; ``infeasible``, the number of iterates outside.
+        ``iterations``, until the gap is first at most 5% with no slack below -1% of the start's
+        (None: never); ``gap``, averaged over the last tenth; ``worst_slack``, of all iterates in
+        units of the start's; ``infeasible``, the number of infeasible iterates.
     """
     gap = landscape.gap(points)
     slack = (landscape.slack(points) / landscape.slack(landscape.start)).amin(-1)
@@ -221,10 +221,10 @@ def measure(landscape: Landscape, points: Tensor) -> dict[str, float | int | Non
 
 
 def best(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The row of the learning rate one would choose in hindsight.
+    """Choose the row of the best learning rate in hindsight.
 
-    Those that reached the optimum first, of them those with the fewest infeasible iterates, then
-    the fastest, then the nearest.
+    Prefers rows that reach the optimum, then fewer infeasible iterates, then fewer iterations, then
+    a smaller gap.
     """
 
     def key(row: dict[str, Any]) -> tuple[bool, int, int, float]:

@@ -1,10 +1,10 @@
-"""How often does pessimism cover the truth, where the truth is known?
+"""How often does the pessimistic cost return cover the true one, where the truth is known?
 
-True dynamics are drawn from the prior, data from them, and a posterior is fitted; the pessimistic
-cost return of a fixed policy, aggregated over K members, is held against the true one, which is
-known in closed form (`linear_gaussian`). For exact posterior samples truth and members are
-exchangeable, so the worst of K covers the truth in K / (K + 1) of all replications. Then the same
-where the truth lies outside of what the posterior can say, or of what its prior believes.
+Draws true dynamics from the prior and data from the dynamics, and fits a posterior. Compares the
+pessimistic cost return of a fixed policy, aggregated over K members, with the true one, known in
+closed form (`linear_gaussian`). Exact posterior samples and the truth are exchangeable, so the
+worst of K covers the truth in K / (K + 1) of all replications. Two further cases have a truth that
+the posterior cannot express, or that its prior excludes.
 
     python -m recipes.experiments.pessimism_known_dynamics --seed 0
 """
@@ -12,9 +12,8 @@ where the truth lies outside of what the posterior can say, or of what its prior
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import rich
@@ -35,6 +34,7 @@ from blocks import (
     worst_case,
 )
 from blocks.safety_metrics import violation_interval
+from recipes.experiments.options import ExperimentOptions
 from recipes.experiments.pessimism_known_dynamics.figure import coverage_figure
 from recipes.experiments.pessimism_known_dynamics.linear_gaussian import (
     Data,
@@ -45,7 +45,6 @@ from recipes.experiments.pessimism_known_dynamics.linear_gaussian import (
     simulate,
 )
 from recipes.runs.errors import errors_in_one_line
-from recipes.runs.folder import RunFolder
 
 RECIPE = "experiment_pessimism_known_dynamics"
 CASES = {"well specified": (0.0, 0.0), "unmodelled lag": (0.3, 0.0), "prior excludes": (0.0, 2.0)}
@@ -66,34 +65,26 @@ FAMILIES: dict[str, Callable[..., Tensor]] = {
     "mean_field": partial(fit, MeanField),
     "point": partial(fit, Point),
 }
-"""`particles` perturbs each member's targets, the exact way; a world model gives it a share."""
+"""``particles`` perturbs each member's targets, which is exact; a world model uses data shares."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(ExperimentOptions):
     """Sizes of the experiment."""
 
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """Folder of figure and summary; runs/<recipe>/linear-gaussian/seed<k>-<time> by default."""
-    smoke: bool = False
-    """Tiny sizes, to see in seconds that everything works."""
     replications: int = 600
-    """Systems drawn for each number of data."""
+    """Systems drawn for each number of transitions."""
     data: tuple[int, ...] = (5, 20, 80)
-    """Transitions that the posterior knows, multiples of 5."""
+    """Numbers of transitions that the posterior is fitted to, multiples of 5."""
     members: tuple[int, ...] = (1, 2, 5, 10, 20)
-    """Members K, in the well-specified case; the others have only the one below."""
+    """Members K in the well-specified case; the other cases use only the number below."""
     shown: int = 5
-    """Members K of the tables."""
+    """Members K in the tables."""
     steps: int = 200
     """Adam's steps for each posterior."""
 
     def __post_init__(self) -> None:
-        for name in ("replications", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}; at least 1 is needed.")
+        self.require_at_least_one("replications", "steps")
         if not self.data or any(rows < 5 or rows % 5 for rows in self.data):
             raise ValueError(f"data: got {self.data}; transitions come in episodes of 5.")
         if min(self.members, default=0) < 1:
@@ -106,9 +97,7 @@ def main(options: Options) -> None:
     if options.smoke:
         options = replace(options, replications=20, data=(5, 20), members=(1, 5), steps=20)
     began = time.monotonic()
-    folder = RunFolder.create(RECIPE, "linear-gaussian", options.seed, options.out)
-    settings = asdict(options) | {"out": str(folder.path)}
-    folder.write_config(settings)
+    folder = options.create_folder(RECIPE, "linear-gaussian")
     rows: list[dict[str, Any]] = []
     for case in CASES:
         for data in options.data:
@@ -129,9 +118,9 @@ def main(options: Options) -> None:
 
 
 def measure(case: str, data: int, options: Options) -> list[dict[str, Any]]:
-    """Rows of one case and number of data: every family, aggregator and number of members."""
+    """Measure all families, aggregators and numbers of members in one case."""
     lag, shift = CASES[case]
-    # Its own generator: a row does not depend on which others were asked for.
+    # A separate generator: rows do not depend on which other rows are computed.
     generator = torch.Generator().manual_seed(1000 * options.seed + data)
     weights = draw_weights(options.replications, generator, shift)
     truth = policy_returns(weights, lag)
@@ -154,10 +143,10 @@ def measure(case: str, data: int, options: Options) -> list[dict[str, Any]]:
 def members_of(
     family: str, data: Data, counts: tuple[int, ...], generator: torch.Generator, steps: int
 ) -> list[tuple[int, Tensor]]:
-    """Members ``[member, replication, 3, 2]`` for each count.
+    """Fit members ``[member, replication, 3, 2]`` for each count.
 
-    Members that do not interact are fitted once and the first of them taken; Stein's repel each
-    other and are fitted for each count anew.
+    Stein's members interact and are fitted for each count. The others are fitted once, and each
+    count takes the first of them.
     """
     draw = FAMILIES[family]
     if family == "stein":
@@ -167,7 +156,7 @@ def members_of(
 
 
 def coverage(pessimistic: Tensor, truth: Tensor) -> dict[str, float]:
-    """How often the pessimistic cost return covers the true one, and how far it lies above it."""
+    """Compute how often the pessimistic cost return covers the true one, and its median excess."""
     if not pessimistic.isfinite().all():
         raise RuntimeError("a fitted system's cost return is not finite: fit it for more steps")
     covered, count = int((pessimistic >= truth).sum()), len(truth)
@@ -181,7 +170,7 @@ def coverage(pessimistic: Tensor, truth: Tensor) -> dict[str, float]:
 
 
 def acceptance(rows: list[dict[str, Any]], options: Options) -> list[dict[str, Any]]:
-    """Particles' worst case against K / (K + 1), for each number of data."""
+    """Check the particles' worst case against K / (K + 1), for each number of transitions."""
     expected = options.shown / (options.shown + 1)
     return [
         {"data": row["data"], "coverage": row["coverage"], "lower": row["lower"]}
@@ -191,17 +180,14 @@ def acceptance(rows: list[dict[str, Any]], options: Options) -> list[dict[str, A
     ]
 
 
-def select(rows: list[dict[str, Any]], case: str, **wanted: Any) -> list[dict[str, Any]]:
-    """The rows of a case with the wanted values."""
-    return [
-        row
-        for row in rows
-        if row["case"] == case and all(row[name] == value for name, value in wanted.items())
-    ]
+def select(rows: list[dict[str, Any]], case: str, **values: Any) -> list[dict[str, Any]]:
+    """Select the rows of a case with the given values."""
+    wanted = {"case": case} | values
+    return [row for row in rows if wanted.items() <= row.items()]
 
 
 def table(rows: list[dict[str, Any]], case: str, options: Options) -> Table:
-    """Coverage of each family and aggregator at the shown number of members."""
+    """Tabulate the coverage of each family and aggregator at the shown number of members."""
     count = options.shown
     title = f"{case}, K = {count}: coverage of the true cost return"
     if case == "well specified":
@@ -223,7 +209,7 @@ def table(rows: list[dict[str, Any]], case: str, options: Options) -> Table:
 
 
 def members_table(rows: list[dict[str, Any]], options: Options) -> Table:
-    """Coverage of the worst case against the number of members, data of the middle size."""
+    """Tabulate the worst case's coverage against the number of members, at the middle data size."""
     data = options.data[len(options.data) // 2]
     shown = Table(title=f"well specified, {data} data: coverage of the worst of K")
     for column in ("family", *(f"K = {count}" for count in options.members)):

@@ -1,4 +1,4 @@
-"""The picture of `experiment_pessimism_known_dynamics`: what pessimism covers, and its price."""
+"""Draw coverage and excess of the pessimistic cost returns of `pessimism_known_dynamics`."""
 
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ def coverage_figure(rows: list[dict[str, Any]], members: int, path: Path) -> Pat
     """Draw coverage and excess of the worst case, against data (K fixed) and against members.
 
     Args:
-        rows: of the experiment's summary.
+        rows: ``rows`` of the experiment's summary.
         members: K of the panels against data.
-        path: of the png.
+        path: file to write.
     """
     worst = [row for row in rows if row["aggregator"] == "worst_case"]
     cases = list(dict.fromkeys(row["case"] for row in worst))

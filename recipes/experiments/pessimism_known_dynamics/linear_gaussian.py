@@ -1,10 +1,10 @@
 """A constrained linear-Gaussian system, its returns in closed form, and posteriors fitted to it.
 
 State x = (position, velocity), action u, ``x' = [x, u] W + noise`` with unknown weights W. The
-policy is linear and the horizon finite, so that first and second moments of the state, and with
-them the objective (velocity) and the cost return (squared position), are known exactly for every
-W. Replications are a batch axis: one posterior over ``[replication, 3, 2]`` weights holds them all,
-and they do not interact.
+policy is linear and the horizon finite. So the first and second moments of the state are known
+exactly for every W, and with them the objective (velocity) and the cost return (squared position).
+Replications are a batch axis: one posterior has weights ``[replication, 3, 2]`` of all of them, and
+they do not interact.
 """
 
 from collections.abc import Callable
@@ -38,10 +38,10 @@ class Returns(NamedTuple):
 
 
 def draw_weights(count: int, generator: torch.Generator, shift: float = 0.0) -> Tensor:
-    """True weights ``[count, 3, 2]``: from the prior, or all of them shifted by prior deviations.
+    """Draw true weights ``[count, 3, 2]`` from the prior, shifted by ``shift`` prior deviations.
 
-    A shift makes the system livelier than the prior believes: every weight from state to state is
-    larger.
+    The shift increases every weight from state to state, so the system is less damped than the
+    prior expects.
     """
     noise = torch.randn(count, 3, 2, generator=generator, dtype=torch.float64)
     noise[:, :2] += shift
@@ -49,13 +49,13 @@ def draw_weights(count: int, generator: torch.Generator, shift: float = 0.0) -> 
 
 
 def simulate(weights: Tensor, rows: int, generator: torch.Generator, lag: float = 0.0) -> Data:
-    """Transitions under random actions, in short episodes that begin anywhere.
+    """Simulate transitions under random actions, in short episodes from random states.
 
     Args:
         weights: true weights ``[replication, 3, 2]``.
         rows: transitions for each replication, a multiple of 5.
         generator: source of starts, actions and noise.
-        lag: how strongly the position of one step *before* pushes the velocity; no W can say that.
+        lag: effect of the *previous* position on the velocity, which no W can express.
     """
     if rows < EPISODE or rows % EPISODE:
         raise ValueError(f"rows: got {rows}; transitions come in episodes of {EPISODE}.")
@@ -73,7 +73,7 @@ def simulate(weights: Tensor, rows: int, generator: torch.Generator, lag: float 
 
 
 def policy_returns(weights: Tensor, lag: float = 0.0) -> Returns:
-    """Exact objective and cost return of the policy under weights ``[..., 3, 2]``.
+    """Compute exact objective and cost return of the policy under weights ``[..., 3, 2]``.
 
     ``s = (x_t, x_{t-1})`` obeys ``s' = s M + noise``: its mean m and second moment S become ``m M``
     and ``M' S M + noise covariance``.
@@ -97,7 +97,7 @@ def policy_returns(weights: Tensor, lag: float = 0.0) -> Returns:
 
 
 def exact_posterior(data: Data, members: int, generator: torch.Generator) -> Tensor:
-    """Independent draws ``[member, replication, 3, 2]`` from the exact posterior."""
+    """Draw independent samples ``[member, replication, 3, 2]`` from the exact posterior."""
     precision, linear = _statistics(data)
     precision = precision + torch.eye(3) / PRIOR_STD**2
     linear = linear + torch.tensor(PRIOR_MEAN, dtype=torch.float64) / PRIOR_STD**2
@@ -116,21 +116,21 @@ def fit(
     steps: int,
     data_share: float | None = None,
 ) -> Tensor:
-    """Members ``[member, replication, 3, 2]`` of a family, trained as a world model trains them.
+    """Fit members ``[member, replication, 3, 2]`` of a family as a world model does.
 
     Args:
         family: class of the ``EnsemblePosterior``.
         data: transitions of every replication.
         members: number of members.
-        generator: source of the members' own data and of a guide's noise.
-        steps: of Adam.
-        data_share: each member's share of the rows, as ``WorldModel`` has it; where members are to
-            have their own data, None perturbs each one's targets instead, which is the exact way.
+        generator: source of the members' separate data and of a guide's noise.
+        steps: steps of Adam.
+        data_share: each member's share of the rows, as in ``WorldModel``, for families with
+            separate data; None perturbs each member's targets instead, which is exact.
     """
     template = nn.ParameterDict(
         {"w": torch.tensor(PRIOR_MEAN).double().repeat(len(data.inputs), 1, 1)}
     )
-    with torch.random.fork_rng(devices=[]):  # anchors are drawn by torch's own generator
+    with torch.random.fork_rng(devices=[]):  # anchors come from torch's global generator
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         posterior = EnsemblePosterior(
             template, members=members, family=family, prior_std={"w": PRIOR_STD}
@@ -156,7 +156,7 @@ def _log_likelihood(
     separate_data: bool,
     data_share: float | None,
 ) -> Callable[[Tensor], Tensor]:
-    """Log-likelihood of each member, summed over replications, up to a constant."""
+    """Build the log-likelihood of each member, summed over replications, up to a constant."""
     precision, linear = _statistics(data)
     rows = (members, *data.inputs.shape[:2], 1)
     if separate_data and data_share is not None:
@@ -171,7 +171,7 @@ def _log_likelihood(
 
 
 def _statistics(data: Data) -> tuple[Tensor, Tensor]:
-    """Precision ``[replication, 3, 3]`` and linear term ``[replication, 3, 2]`` of the data."""
+    """Compute the data's precision ``[replication, 3, 3]`` and linear term ``[replication, 3, 2]``."""
     return tuple(data.inputs.mT @ x / NOISE_STD**2 for x in data)  # type: ignore[return-value]
 
 

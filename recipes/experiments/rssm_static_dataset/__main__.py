@@ -1,21 +1,21 @@
-"""How well does the world model predict episodes it has never seen, when the data stand still?
+"""How well does the world model predict held-out episodes of a fixed dataset?
 
-Fits the world model to the recorded experience of one run. As the fit proceeds it is asked for
-held-out episodes: filtered up to a row, then predicted open loop with the recorded actions. The
-errors of observation, reward and cost stand beside those of two predictors that know no dynamics,
-the last value and the training mean; of the cost, also whether costly rows are foreseen.
+Fits the world model to the recorded episodes of one run. At several stages of the fit it predicts
+held-out episodes: it filters up to a row, then predicts open loop with the recorded actions.
+Compares its errors of observation, reward and cost with those of two predictors without dynamics,
+the last value and the training mean; also reports precision and recall of costly rows.
 
     python -m recipes.experiments.rssm_static_dataset --seed 0
 
-The dataset is the replay of `ablation_objective_only.py --guard-share 0`, whose episodes are cheap
-at first and costly later. That run is made once, in `runs/datasets`; a later call uses it again, or
-goes on with it where it was stopped. `--run` takes the replay of any other run.
+The dataset is the replay of `ablation_objective_only.py --guard-share 0`: cheap episodes at first,
+costly ones later. The run is made once, in `runs/datasets`; later calls reuse or resume it. `--run`
+takes the replay of any other run.
 """
 
 import sys
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ import torch
 import tyro
 from rich.table import Table
 
-from blocks import Normalizer, Particles, WorldModel, make_environment
-from recipes.agents.builders import build_world_model, model_optimizer, model_step
-from recipes.agents.config import Config
+from blocks import Normalizer, WorldModel, make_environment
+from recipes.agents import Components, LatentAgent
+from recipes.agents.builders import model_optimizer
+from recipes.agents.latent_agent import descend
 from recipes.experiments.open_loop import (
     SIGNALS,
     call_rows,
@@ -37,10 +38,10 @@ from recipes.experiments.open_loop import (
     training_mean,
     truth,
 )
+from recipes.experiments.options import ExperimentOptions
 from recipes.experiments.rssm_static_dataset.figure import open_loop_figure
 from recipes.experiments.static_dataset import Dataset, collect, read_dataset
 from recipes.runs.errors import errors_in_one_line
-from recipes.runs.folder import RunFolder
 
 RECIPE = "experiment_rssm_static_dataset"
 CALLED = 0.5
@@ -49,19 +50,13 @@ TRIVIAL = ("last_value", "mean")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """Which data, and how long a fit."""
+class Options(ExperimentOptions):
+    """Dataset, and length of the fit."""
 
     task: str = "SafetyHalfCheetahVelocity-v1"
     """Safety-Gymnasium task of the dataset."""
-    seed: int = 0
-    """Seed of everything random, the dataset's included."""
-    out: Path | None = None
-    """Folder of figure and summary; runs/<recipe>/<task>/seed<k>-<time> by default."""
-    smoke: bool = False
-    """Tiny sizes, to see in seconds that everything works."""
     run: Path | None = None
-    """Take replay, task and model sizes of the run in this folder, and collect nothing."""
+    """Take replay, task and model sizes from the run in this folder; collect nothing."""
     steps: int = 24_000
     """Environment steps of the dataset."""
     updates: tuple[int, ...] = (0, 100, 250, 500, 1000, 2500)
@@ -70,8 +65,7 @@ class Options:
     """Agent steps of the longest prediction."""
 
     def __post_init__(self) -> None:
-        if self.horizon < 1:
-            raise ValueError(f"horizon: got {self.horizon}; predict at least 1 step.")
+        self.require_at_least_one("horizon")
         rising = sorted(set(self.updates)) == list(self.updates)
         if not self.updates or not rising or self.updates[0] < 0:
             raise ValueError(f"updates: got {self.updates}; give rising numbers, each at least 0.")
@@ -85,8 +79,7 @@ def main(options: Options) -> None:
     path = o.run or collect(o.task, o.seed, o.steps, smoke=o.smoke)
     data = read_dataset(path, o.seed)
     starts = starts_of(data.held_out, o.horizon)
-    folder = RunFolder.create(RECIPE, data.config.task, o.seed, o.out)
-    folder.write_config(asdict(o) | {"out": str(folder.path), "run": str(path)})
+    folder = o.create_folder(RECIPE, data.config.task, run=str(path))
 
     model = world_model(data, o.seed)
     optimizer = model_optimizer(data.config, model)
@@ -131,12 +124,12 @@ def main(options: Options) -> None:
 
 
 def world_model(data: Dataset, seed: int) -> WorldModel:
-    """The untrained model of the dataset's configuration, normalised by the training rows."""
+    """Build an untrained model by the dataset's configuration; fit its normaliser."""
     c = data.config
-    torch.manual_seed(seed)  # of the initial weights; all later noise is from the generator
+    torch.manual_seed(seed)  # for the initial weights; later noise is from a generator
     with closing(make_environment(c.task, seed=seed, action_repeat=c.action_repeat)) as environment:
-        model = build_world_model(c, environment, Particles)
-    assert isinstance(model.normalizer, Normalizer)  # of vectors
+        model = Components(agent=LatentAgent).world_model(c, environment)
+    assert isinstance(model.normalizer, Normalizer)  # observations are vectors
     model.normalizer.fit(data.training.observations)
     return model
 
@@ -148,21 +141,21 @@ def fit(
     updates: int,
     generator: torch.Generator,
 ) -> None:
-    """Model updates on sequences drawn uniformly from the training episodes."""
-    c: Config = data.config
+    """Update the model on sequences drawn uniformly from the training episodes."""
+    c = data.config.model
     for _ in range(updates):
         batch = data.training.sample(c.batch_size, c.seq_len)
         loss = model.loss(batch, data_size=len(data.training), generator=generator)
-        model_step(model, optimizer, loss)
+        descend(loss, model, optimizer)
 
 
-# ---- what is shown -------------------------------------------------------------------------------
+# ---- verdict and tables --------------------------------------------------------------------------
 
 
 def acceptance(errors: list[dict[str, Any]], horizon: int) -> list[dict[str, Any]]:
-    """At the end of the fit and at the longest horizon: does the model beat both, in each signal?
+    """Compare the fitted model with both trivial predictors, at the longest horizon of each signal.
 
-    Undefined (None) where the held-out signal never changes.
+    ``beats_both`` is None if the held-out signal is constant.
     """
     last = errors[-1]["updates"]
     return [
@@ -178,7 +171,7 @@ def acceptance(errors: list[dict[str, Any]], horizon: int) -> list[dict[str, Any
 
 
 def error_table(errors: list[dict[str, Any]], options: Options) -> Table:
-    """The nearest and the farthest horizon: the model as the fit proceeds, and the trivial ones."""
+    """Tabulate errors of all predictors at the shortest and longest horizon, at each stage."""
     updates = [f"{count:,} updates" for count in options.updates]
     table = Table(title="held-out error, in units of the signal's variance")
     table.add_column("signal")
@@ -193,7 +186,7 @@ def error_table(errors: list[dict[str, Any]], options: Options) -> Table:
 
 
 def call_table(calls: list[dict[str, Any]], options: Options) -> Table:
-    """Precision and recall at the end of the fit."""
+    """Tabulate precision and recall at the end of the fit."""
     table = Table(title=f"costly rows foreseen, after {options.updates[-1]:,} updates")
     table.add_column("predictor")
     for column in ("steps ahead", "called costly", "costly", "precision", "recall"):

@@ -1,4 +1,4 @@
-"""The picture of `experiment_rssm_static_dataset`: errors as the fit proceeds, and far ahead."""
+"""Draw the errors of `rssm_static_dataset`, against updates and against the horizon."""
 
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ NAMES = {"model": "world model", "last_value": "last value", "mean": "training m
 
 
 def open_loop_figure(errors: list[dict[str, Any]], calls: list[dict[str, Any]], path: Path) -> Path:
-    """Draw errors against updates (nearest and farthest horizon) and against horizon (at the end).
+    """Draw errors against updates (shortest and longest horizon) and against horizon (at the end).
 
     Args:
-        errors: `rows` of the experiment's summary; an undefined error leaves a gap.
-        calls: its `cost_rows`.
-        path: of the png.
+        errors: ``rows`` of the experiment's summary; an undefined error leaves a gap.
+        calls: ``cost_rows`` of the summary.
+        path: file to write.
     """
     signals = list(dict.fromkeys(row["signal"] for row in errors))
     stages = list(dict.fromkeys(row["updates"] for row in errors))
@@ -65,7 +65,7 @@ def open_loop_figure(errors: list[dict[str, Any]], calls: list[dict[str, Any]], 
 
 
 def _top(rows: list[dict[str, Any]]) -> float | None:
-    """Top of an axis: the untrained model may leave it, so that the others can be told apart."""
+    """Choose the top of an axis by the trivial predictors; the untrained model may lie above."""
     shown = [row[name] for row in rows for name in ("last_value", "mean")]
     known = [value for value in shown if value is not None]
     return 1.3 * max(known) if known else None

@@ -1,0 +1,42 @@
+"""Find run folders, finished or not."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from recipes.runs.errors import RunError
+
+A_RUN_HOLDS = ("config.json", "metrics.jsonl", "summary.json")
+
+
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """Find every run folder in or beneath the paths, and every summary file among them.
+
+    Raises:
+        RunError: if a path does not exist or holds no run.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if path.name == "summary.json" and (path.parent / "config.json").exists():
+            beneath = [path.parent]
+        elif path.is_file() and path.suffix == ".json":
+            beneath = [path]
+        elif path.is_dir():
+            beneath = _beneath(path)
+        else:
+            raise RunError(f"there is no run folder {path}")
+        if not beneath:
+            raise RunError(f"{path} holds no run (none of {', '.join(A_RUN_HOLDS)})")
+        for run in beneath:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
+
+
+def _beneath(folder: Path) -> list[Path]:
+    found = []
+    for here, folders, files in os.walk(folder):
+        folders.sort()
+        if not set(files).isdisjoint(A_RUN_HOLDS):
+            found.append(Path(here))
+            folders.clear()  # a run holds no other run
+    return found
