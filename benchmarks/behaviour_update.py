@@ -1,23 +1,23 @@
-"""CERL's policy update and its whole training step, against TorchRL's Dreamer and its products.
+"""Times CERL's policy update and full training step against TorchRL's Dreamer and its products.
 
     python benchmarks/behaviour_update.py
     python benchmarks/behaviour_update.py --compiled
 
-Two parts of the work are timed, at the sizes of the cpu preset:
+Times two parts, at the sizes of the cpu preset:
 
 - *behaviour update*: imagine from 32 states, lambda-returns, the policy's step, the critics' step;
 - *full step*: a model update on 16 sequences of 32 steps, then a behaviour update.
 
-The contestants do not compute the same. In a behaviour update CERL imagines under each of K
-members, forms cost returns beside the returns, has a critic of each for every member with a slow
-copy, differentiates objective and constraint on their own, shortens the policy's step by its rule
-and counts the entropy; TorchRL's Dreamer has one model, one return, one critic without a slow copy
-and one gradient. In a model update CERL also fits K transitions and cost heads under a prior,
-balances the KL between its two sides, resets at the beginning of an episode, draws its batch from
-the replay and fits the normaliser; TorchRL gets the same prepared batch each time, and beyond ours
-it draws a sample from each prior. So a factor between the two is the price of what CERL does more,
-plus or minus how well either is written. How well, *its products alone* tells: the matrix products
-that a contestant really did, repeated with nothing between.
+The contestants compute different things. In a behaviour update, CERL imagines under each of K
+members, computes cost returns and returns, has a critic with a slow copy for both and every member,
+differentiates objective and constraint separately, limits the policy's step and computes the
+entropy. TorchRL's Dreamer has one model, one return, one critic without a slow copy and one
+gradient. In a model update, CERL also fits K transitions and cost heads under a prior, balances the
+two sides of the KL, resets at the start of an episode, samples its batch from the replay and fits
+the normaliser. TorchRL gets the same prepared batch each time, but draws a sample from each prior.
+So a factor between the two is the price of CERL's additional work, plus or minus the quality of
+either implementation. *Its products alone* measures this quality: it repeats only the matrix
+products that a contestant computed.
 
 TorchRL (``pip install -e '.[bench]'``) is left out where it is not installed.
 """
@@ -39,29 +39,29 @@ BEHAVIOUR, FULL = "behaviour update", "full step"
 TORCHRL, TORCHRL_COMPILED = "TorchRL Dreamer", "TorchRL Dreamer, compiled"
 
 Runs = dict[str, Callable[[], object]]
-"""What is timed, by `BEHAVIOUR` and `FULL`."""
+"""Functions to time, by ``BEHAVIOUR`` and ``FULL``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """CERL's policy update and its whole training step, against TorchRL's Dreamer."""
+    """Options of the benchmark."""
 
     members: tuple[int, ...] = (1, 5)
     """Numbers of CERL's members."""
     rounds: int = 9
-    """Rounds in which each part of each contestant runs once."""
+    """Rounds; each runs every part of every contestant once."""
     torch_threads: int = 1
     """Torch's threads within an operation."""
     compiled: bool = False
-    """TorchRL's compiled RSSM step and actor loss as well; takes minutes and a C++ compiler."""
+    """Time TorchRL's compiled RSSM step and actor loss, too; needs minutes and a C++ compiler."""
     smoke: bool = False
-    """Tiny sizes and one round, to see that it works."""
+    """Use tiny sizes and one round; checks that everything works."""
     out: Path = Path("runs/benchmarks/behaviour_update.json")
-    """Where the results go."""
+    """File of the results."""
 
 
 def ours(members: int, *, smoke: bool) -> Runs:
-    """CERL's updates; the start states are filtered once in a phase, so they are at hand."""
+    """Build CERL's updates; start states are filtered before, as once in each phase of a run."""
     timed = parts(build(members, smoke=smoke))
     model_update, policy_update = timed["model update"], timed["policy update"]
 
@@ -73,7 +73,7 @@ def ours(members: int, *, smoke: bool) -> Runs:
 
 
 def torchrl(*, smoke: bool, compiled: bool) -> Runs:
-    """TorchRL's updates, at the sizes of our agent."""
+    """Build TorchRL's updates, at the sizes of our agent."""
     from torchrl_dreamer import Dreamer
 
     agent = build(1, smoke=smoke)
@@ -83,7 +83,7 @@ def torchrl(*, smoke: bool, compiled: bool) -> Runs:
 
 
 def contestants(options: Options) -> dict[str, Runs]:
-    """All that take part, by name."""
+    """Build all contestants, by name."""
     found = {f"CERL, K = {k}": ours(k, smoke=options.smoke) for k in options.members}
     if find_spec("torchrl"):
         found[TORCHRL] = torchrl(smoke=options.smoke, compiled=False)
@@ -93,7 +93,7 @@ def contestants(options: Options) -> dict[str, Runs]:
 
 
 def recorded(found: dict[str, Runs]) -> dict[tuple[str, str], list[Product]]:
-    """The products of each part of each contestant; compiled, TorchRL's are still the same."""
+    """Record each contestant's products; compiled, TorchRL's are the same and are not recorded."""
     return {
         (part, name): products_of(found[TORCHRL if name == TORCHRL_COMPILED else name][part])
         for part in (BEHAVIOUR, FULL)
@@ -102,7 +102,7 @@ def recorded(found: dict[str, Runs]) -> dict[tuple[str, str], list[Product]]:
 
 
 def compare(options: Options) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of the table, and what they come from."""
+    """Compare all contestants; return table rows and raw results."""
     torch.manual_seed(0)
     found = contestants(options)
     products = recorded(found)

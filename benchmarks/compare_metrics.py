@@ -1,4 +1,4 @@
-"""Are two runs the same to the bit? Compares their ``metrics.jsonl`` line by line, but for the time.
+"""Are two runs the same to the bit? Compares their ``metrics.jsonl``, but for the times.
 
     python benchmarks/compare_metrics.py RUN OTHER_RUN --steps 10000
 

@@ -1,4 +1,4 @@
-"""Resets, steps and whole episodes of our environments against Safety-Gymnasium's own.
+"""Times resets, steps and episodes of our environments against Safety-Gymnasium's.
 
 python benchmarks/environment_steps.py
 """
@@ -25,7 +25,7 @@ SMOKE_STEPS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Resets, steps and whole episodes of our environments against Safety-Gymnasium's own."""
+    """Options of the benchmark."""
 
     tasks: tuple[str, ...] = (
         "SafetyPointGoal1-v0",
@@ -35,17 +35,17 @@ class Options:
         "SafetyDoggoGoal1-v0",
         "SafetyHalfCheetahVelocity-v1",
     )
-    """Tasks; of all but the velocity tasks a reset builds the model anew."""
+    """Tasks; except for velocity tasks, a reset rebuilds the model."""
     rounds: int = 5
-    """Rounds in which each environment of each task plays one episode."""
+    """Rounds; each plays one episode in every environment of every task."""
     smoke: bool = False
-    """One task, one round and a few steps, to see that it works."""
+    """Use one task, one round and a few steps; checks that everything works."""
     out: Path = Path("runs/benchmarks/environment_steps.json")
-    """Where the results go."""
+    """File of the results."""
 
 
 class Player:
-    """Plays episodes with given actions; a reset and the steps after it can be timed apart.
+    """Plays episodes with given actions; reset and steps can be timed separately.
 
     Attributes:
         lengths: environment steps of each episode.
@@ -66,12 +66,12 @@ class Player:
         self._under_way = True
 
     def steps(self) -> None:
-        """Play the episode to its end, or to that of the actions; nothing if none is under way."""
-        if not self._under_way:  # a second warm-up without a reset in between
+        """Play the episode until it or the actions end; do nothing before a reset."""
+        if not self._under_way:  # a second warm-up without a reset
             return
         total, length = 0.0, 0
         for length, action in enumerate(self._actions, start=1):  # noqa: B007 - counts the steps
-            # The stock environment has its cost third: both have these at the same end.
+            # The stock environment also returns a cost, third; the last three are the same.
             _, reward, *_, terminated, truncated, _ = self._step(action)
             total += float(reward)
             if terminated or truncated:
@@ -82,7 +82,7 @@ class Player:
 
 
 def players(task: str, *, steps: int | None) -> dict[str, Player]:
-    """Our environment and the stock one, for the same episodes and the same random actions."""
+    """Make players of our and the stock environment, for the same episodes and random actions."""
     ours, stock = make_environment(task, seed=SEED), import_safety_gymnasium().make(task)
     space, episodes = stock.action_space, itertools.count()
     count = min(steps or ours.episode_length, ours.episode_length)
@@ -90,7 +90,7 @@ def players(task: str, *, steps: int | None) -> dict[str, Player]:
     actions = noise.astype(np.float32)
 
     def reset_stock() -> None:
-        entropy = np.random.SeedSequence((SEED, next(episodes)))  # as ours derives it
+        entropy = np.random.SeedSequence((SEED, next(episodes)))  # as in our environment
         stock.reset(seed=int(entropy.generate_state(1)[0]))
 
     return {
@@ -102,7 +102,7 @@ def players(task: str, *, steps: int | None) -> dict[str, Player]:
 def rows_of(
     task: str, seconds: dict[tuple[str, str], list[float]], lengths: list[int]
 ) -> list[dict[str, Any]]:
-    """Rows of the table, one for each environment; ratios are stock's time over that row's."""
+    """Make the table's rows, one per environment; ratios are stock's time over the row's time."""
     whole = {
         name: [a + b for a, b in zip(seconds[name, "reset"], seconds[name, "steps"], strict=True)]
         for name in (OURS, STOCK)
@@ -127,7 +127,7 @@ def rows_of(
 
 
 def compare(options: Options) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of the table, and the seconds behind them."""
+    """Compare all tasks; return table rows and raw results."""
     steps = SMOKE_STEPS if options.smoke else None
     contestants = {task: players(task, steps=steps) for task in options.tasks}
     runs = {
@@ -141,15 +141,19 @@ def compare(options: Options) -> tuple[list[dict[str, Any]], list[dict[str, Any]
     for task, pair in contestants.items():
         require_same_episodes(task, **pair)
         lengths = pair[OURS].lengths[-options.rounds :]  # without the warm-up's
-        mine = {(name, part): seconds[task, name, part] for name in pair for part in PARTS}
-        rows += rows_of(task, mine, lengths)
-        named = {f"{name}, {part}": times for (name, part), times in mine.items()}
+        of_task = {(name, part): seconds[task, name, part] for name in pair for part in PARTS}
+        rows += rows_of(task, of_task, lengths)
+        named = {f"{name}, {part}": times for (name, part), times in of_task.items()}
         results.append({"task": task, "episode_lengths": lengths, "seconds": named})
     return rows, results
 
 
 def require_same_episodes(task: str, ours: Player, stock: Player) -> None:
-    """Refuse to compare times of different work: rewards must be the same to the last bit."""
+    """Check that both environments did the same work.
+
+    Raises:
+        RuntimeError: lengths or rewards differ.
+    """
     if (ours.lengths, ours.returns) != (stock.lengths, stock.returns):
         raise RuntimeError(f"{task}: the environments did not play the same episodes")
 

@@ -1,4 +1,4 @@
-"""Images of the robot's camera: our environments against Safety-Gymnasium's own, and in processes.
+"""Times images of the robot's camera: our environments, also in processes, and Safety-Gymnasium's.
 
 python benchmarks/image_environment.py
 """
@@ -28,7 +28,7 @@ SIZE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Images of the robot's camera: ours against Safety-Gymnasium's own, and in processes."""
+    """Options of the benchmark."""
 
     tasks: tuple[str, ...] = (
         "SafetyPointGoal1-v0",
@@ -40,24 +40,24 @@ class Options:
     )
     """Navigation tasks."""
     repeats: tuple[int, ...] = (1, 2, 4)
-    """Action repeats; Safety-Gymnasium draws every environment step, we draw the last."""
+    """Action repeats; Safety-Gymnasium draws every environment step, ours draw only the last."""
     processes: tuple[int, ...] = (1, 2, 4)
-    """Numbers of processes, each with an environment of the first task."""
+    """Numbers of processes; each has an environment of the first task."""
     steps: int = 240
-    """Environment steps of a round, after a reset; whole episodes are reckoned from these."""
+    """Environment steps of a round, after a reset; episode times are extrapolated from these."""
     rounds: int = 3
-    """Rounds in which each environment is reset and stepped once."""
+    """Rounds; each plays one reset and the steps in every environment."""
     smoke: bool = False
-    """One task, one round and a few steps, to see that it works."""
+    """Use one task, one round and a few steps; checks that everything works."""
     out: Path = Path("runs/benchmarks/image_environment.json")
-    """Where the results go."""
+    """File of the results."""
 
 
 class Player:
     """Resets an environment and steps it with given actions, each repeated.
 
     Attributes:
-        last: the last picture of each round.
+        last: the last image of each round.
     """
 
     def __init__(
@@ -74,16 +74,16 @@ class Player:
         self.last: list[np.ndarray] = []
 
     def steps(self) -> None:
-        """Take every action; only the last picture of one is looked at."""
-        picture = np.zeros(0)
+        """Take every action; keep the last image."""
+        image = np.zeros(0)
         for action in self._actions:
             for _ in range(self._calls):
-                picture = self._step(action)
-        self.last.append(picture)
+                image = self._step(action)
+        self.last.append(image)
 
 
 def stock_player(task: str, actions: np.ndarray, repeat: int) -> Player:
-    """Safety-Gymnasium's own vision environment at our size, for the episodes that ours plays."""
+    """Make a player of Safety-Gymnasium's vision environment, at our size and with our episodes."""
     safety_gymnasium = import_safety_gymnasium()
     from gymnasium.envs.registration import registry
 
@@ -93,13 +93,13 @@ def stock_player(task: str, actions: np.ndarray, repeat: int) -> Player:
     episodes = itertools.count()
 
     def make_current() -> None:
-        """It draws into whatever context is current."""
+        """Make the viewers' contexts current; Safety-Gymnasium draws into the current context."""
         for viewer in environment.unwrapped.task._viewers.values():
             viewer.make_context_current()
 
     def reset() -> None:
         make_current()
-        entropy = np.random.SeedSequence((SEED, next(episodes)))  # as ours derives it
+        entropy = np.random.SeedSequence((SEED, next(episodes)))  # as in our environment
         environment.reset(seed=int(entropy.generate_state(1)[0]))
 
     def step(action: np.ndarray) -> np.ndarray:
@@ -113,6 +113,7 @@ def stock_player(task: str, actions: np.ndarray, repeat: int) -> Player:
 
 
 def our_player(task: str, actions: np.ndarray, repeat: int, quality: Any) -> Player:
+    """Make a player of our environment."""
     environment = make_environment(
         task, seed=SEED, observation="image", action_repeat=repeat, image_quality=quality
     )
@@ -123,16 +124,16 @@ def our_player(task: str, actions: np.ndarray, repeat: int, quality: Any) -> Pla
     return Player(environment.reset, step, environment.close, actions, 1)
 
 
-def some_actions(environment: SafetyEnvironment | ParallelEnvironments, count: int) -> np.ndarray:
-    """Random ones with a push forwards, so that the robots get somewhere."""
+def random_actions(environment: SafetyEnvironment | ParallelEnvironments, count: int) -> np.ndarray:
+    """Draw random actions with a bias forwards, so that the robots move away from the start."""
     shape = environment.action_space.shape or ()
     noise = np.random.default_rng(SEED).uniform(-0.5, 1.5, (count, *shape))
     return noise.clip(-1, 1).astype(np.float32)
 
 
 def compare(task: str, repeat: int, options: Options) -> dict[str, Any]:
-    """Seconds of a reset, and of the steps after it, for each environment in each round."""
-    actions = some_actions(make_environment(task), options.steps // repeat)
+    """Measure the seconds of a reset and of the steps after it, by environment and round."""
+    actions = random_actions(make_environment(task), options.steps // repeat)
     players = {
         STOCK: stock_player(task, actions, repeat),
         EXACT: our_player(task, actions, repeat, "exact"),
@@ -143,7 +144,7 @@ def compare(task: str, repeat: int, options: Options) -> dict[str, Any]:
     }
     seconds = interleave(runs, options.rounds)
     if not np.array_equal(players[STOCK].last, players[EXACT].last):
-        raise RuntimeError(f"{task}: the pictures are not the same")
+        raise RuntimeError(f"{task}: the images differ")
     for player in players.values():
         player.close()
     named = {f"{name}, {part}": times for (name, part), times in seconds.items()}
@@ -151,7 +152,7 @@ def compare(task: str, repeat: int, options: Options) -> dict[str, Any]:
 
 
 def rows_of(result: dict[str, Any], options: Options) -> list[dict[str, Any]]:
-    """Rows of the table, one for each environment; ratios are stock's time over that row's."""
+    """Make the table's rows, one per environment; ratios are stock's time over the row's time."""
     task, seconds = result["task"], result["seconds"]
     length = make_environment(task).episode_length
     whole = {
@@ -178,17 +179,17 @@ def rows_of(result: dict[str, Any], options: Options) -> list[dict[str, Any]]:
 
 
 def rate(seconds: list[float], options: Options) -> float:
-    """Environment steps in a second."""
+    """Compute environment steps per second."""
     return options.steps / spread(seconds).median
 
 
 def compare_processes(options: Options) -> dict[str, Any]:
-    """Seconds in which pools of processes play the same episodes, action repeat 1."""
+    """Measure the seconds in which pools of processes play the same episodes, action repeat 1."""
     task = options.tasks[0]
     pools = {
         count: ParallelEnvironments(task, count, observation="image") for count in options.processes
     }
-    actions = some_actions(pools[options.processes[0]], options.steps)
+    actions = random_actions(pools[options.processes[0]], options.steps)
 
     def play(pool: ParallelEnvironments) -> None:
         pool.episode_index = 0
@@ -214,12 +215,12 @@ def compare_processes(options: Options) -> dict[str, Any]:
 
 
 def episodes(options: Options) -> int:
-    """Episodes that each pool plays: a whole number for each of its processes."""
+    """Compute the episodes that each pool plays: the same number in each of its processes."""
     return math.lcm(*options.processes)
 
 
 def process_rows(result: dict[str, Any], options: Options) -> list[dict[str, Any]]:
-    """Rows of the second table; ratios are the first number's time over that row's."""
+    """Make the second table's rows; ratios are the first row's time over the row's time."""
     first = result["seconds"][str(options.processes[0])]
     return [
         {

@@ -1,12 +1,11 @@
-"""How much faster than Safety-Gymnasium's own the same pictures could be drawn at all.
+"""Measures how much faster than Safety-Gymnasium the same images can be drawn at best.
 
     python benchmarks/image_environment_limit.py
 
-Both sides let MuJoCo draw. Whoever draws the same picture has to draw the objects without which a
-byte would be another. Here they are found by leaving out whole objects, one after the other (other
-orders may leave other ones), and drawing them alone is compared with a step of Safety-Gymnasium's
-vision environment: that ratio is what an environment would reach at an action repeat of 1 if
-nothing but drawing took any time.
+MuJoCo draws both. An image needs the objects without which at least one byte would change. The
+benchmark finds them by leaving out objects one after the other (another order may keep other
+objects), and compares drawing only these with a step of Safety-Gymnasium's vision environment. The
+ratio is the limit at action repeat 1, reached if nothing but drawing took time.
 """
 
 import dataclasses
@@ -20,36 +19,36 @@ from typing import Any
 import numpy as np
 import tyro
 from image_environment import Options as Compared
-from image_environment import some_actions, stock_player
+from image_environment import random_actions, stock_player
 from measure import markdown, ratios, spread, write
 
 from blocks import make_environment
 from blocks.environments.offscreen_viewer import draw_scene
 from blocks.environments.robot_camera import RobotCamera
 
-REPEATS = 5  # of a drawing that is timed
+REPEATS = 5  # draws per measurement
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The ratio to Safety-Gymnasium's pictures that MuJoCo's renderer allows."""
+    """Options of the benchmark."""
 
     tasks: tuple[str, ...] = tuple(task for task in Compared.tasks if "Doggo" not in task)
-    """Navigation tasks whose robots do not see the lidar's lights above them."""
+    """Navigation tasks whose robots do not see the lidar lights above them."""
     steps: int = 240
     """Environment steps of an episode."""
     every: int = 20
-    """Steps from one picture that is looked at to the next."""
+    """Steps between two measured images."""
     rounds: int = 3
     """Episodes."""
     smoke: bool = False
-    """One task, one episode and a few steps, to see that it works."""
+    """Use one task, one episode and a few steps; checks that everything works."""
     out: Path = Path("runs/benchmarks/image_environment_limit.json")
-    """Where the results go."""
+    """File of the results."""
 
 
 def seconds_of(draw: Callable[[], object]) -> float:
-    """Seconds of a drawing, on average."""
+    """Measure the mean seconds of a draw."""
     draw()
     start = perf_counter()
     for _ in range(REPEATS):
@@ -58,21 +57,21 @@ def seconds_of(draw: Callable[[], object]) -> float:
 
 
 def needed(model: Any, draw: Callable[[], np.ndarray]) -> np.ndarray:
-    """Which objects change a byte of the picture, as ``[object]`` alphas with zeros elsewhere."""
-    picture, alpha = draw(), model.geom_rgba[:, 3].copy()
+    """Find the objects that the image needs; return ``[object]`` alphas, zero for all others."""
+    image, alpha = draw(), model.geom_rgba[:, 3].copy()
     kept = alpha.copy()
     for number in range(model.ngeom):
         before = kept[number]
         kept[number] = 0
         model.geom_rgba[:, 3] = kept
-        if not np.array_equal(draw(), picture):
+        if not np.array_equal(draw(), image):
             kept[number] = before
     model.geom_rgba[:, 3] = alpha
     return kept
 
 
 def measure(task: str, episode: int, options: Options) -> dict[str, list[float]]:
-    """Seconds at each moment that is looked at: of our picture, and of its needed objects alone."""
+    """Measure the seconds of our image and of only its needed objects, at each measured step."""
     environment = make_environment(task, observation="image")
     environment.reset(options={"episode": episode})
     camera, model = environment._camera, environment._inner.task.model
@@ -82,26 +81,26 @@ def measure(task: str, episode: int, options: Options) -> dict[str, list[float]]
         return draw_scene(camera._viewer, model, environment._inner.task.data)
 
     seconds: dict[str, list[float]] = {"ours": [], "needed": []}
-    for count, action in enumerate(some_actions(environment, options.steps), 1):
-        picture, *_ = environment.step(action)
+    for count, action in enumerate(random_actions(environment, options.steps), 1):
+        image, *_ = environment.step(action)
         if count % options.every:
             continue
         if camera._lights_may_show():
-            raise RuntimeError(f"{task}: the lidar's lights are in sight; choose another task")
+            raise RuntimeError(f"{task}: the lidar lights are visible; choose another task")
         seconds["ours"].append(seconds_of(camera.draw))
         alpha = model.geom_rgba[:, 3].copy()
         model.geom_rgba[:, 3] = needed(model, draw)
         seconds["needed"].append(seconds_of(draw))
-        if not np.array_equal(draw(), picture):
-            raise RuntimeError(f"{task}: the pictures are not the same")
+        if not np.array_equal(draw(), image):
+            raise RuntimeError(f"{task}: the images differ")
         model.geom_rgba[:, 3] = alpha
     environment.close()
     return seconds
 
 
 def compare(task: str, options: Options) -> dict[str, Any]:
-    """Mean seconds of a step of Safety-Gymnasium's, and of our two drawings, in each episode."""
-    actions = some_actions(make_environment(task), options.steps)
+    """Measure mean seconds of Safety-Gymnasium's steps and of our two draws, in each episode."""
+    actions = random_actions(make_environment(task), options.steps)
     stock = stock_player(task, actions, 1)
     results: dict[str, list[float]] = {"stock": [], "ours": [], "needed": []}
     for episode in range(options.rounds):
@@ -116,7 +115,7 @@ def compare(task: str, options: Options) -> dict[str, Any]:
 
 
 def row_of(result: dict[str, Any]) -> dict[str, Any]:
-    """Milliseconds are medians over episodes."""
+    """Make a row of the table; milliseconds are medians over episodes."""
     seconds = result["seconds"]
 
     def milliseconds(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What every benchmark shares: interleaved rounds, a table, and a JSON file with its provenance."""
+"""Shared by all benchmarks: interleaved rounds, tables, and JSON files with provenance."""
 
 import gc
 import json
@@ -18,7 +18,7 @@ MORE_PACKAGES = ("torchrl", "tensordict")
 
 
 class Spread(NamedTuple):
-    """Median, smallest and largest of a quantity over rounds."""
+    """Median, smallest and largest value over rounds."""
 
     median: float
     low: float
@@ -29,9 +29,9 @@ class Spread(NamedTuple):
 
 
 def interleave(runs: Mapping[Name, Callable[[], object]], rounds: int) -> dict[Name, list[float]]:
-    """Seconds of each run in each round, by the clock on the wall: A, B, C, A, B, C, ...
+    """Measure the wall-clock seconds of each run in each round, in the order A, B, C, A, B, C, ...
 
-    A slow spell of the machine then falls on all of them alike; other programs had better rest.
+    A slow phase of the machine then affects all runs alike. Stop other programs first.
     """
     for run in runs.values():
         for _ in range(WARM_UPS):
@@ -51,17 +51,17 @@ def interleave(runs: Mapping[Name, Callable[[], object]], rounds: int) -> dict[N
 
 
 def spread(values: list[float]) -> Spread:
-    """Median, smallest and largest."""
+    """Compute median, smallest and largest value."""
     return Spread(statistics.median(values), min(values), max(values))
 
 
 def ratios(numerator: list[float], denominator: list[float]) -> Spread:
-    """Spread of the ratio within each round, which the machine's slow spells leave alone."""
+    """Compute the spread of the ratio within each round, which is robust to slow phases."""
     return spread([a / b for a, b in zip(numerator, denominator, strict=True)])
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """A Markdown table; the first row's keys are its header."""
+    """Format a Markdown table; the first row's keys are the header."""
     header = list(rows[0])
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     lines += [[str(row[name]) for name in header] for row in rows]
@@ -69,7 +69,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def write(path: Path, benchmark: str, settings: Mapping[str, Any], results: Any) -> None:
-    """One JSON file: what was measured, how, on what, and with which versions."""
+    """Write results, settings, versions, commit and hardware to one JSON file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "benchmark": benchmark,

@@ -1,4 +1,4 @@
-"""What agents on vectors and a replay of images take, and whether updates make it grow.
+"""Measures the memory of agents on vectors and of image replays, and its growth over many updates.
 
 python benchmarks/memory.py
 """
@@ -24,7 +24,7 @@ from recipes.agents.config import PRESETS, Config
 
 BYTES_OF_FLOAT = 4
 FLAGS = 2
-"""Bytes of a row's is_first and terminated."""
+"""Bytes of is_first and terminated in a row."""
 IMAGE, IMAGE_ACTION = (64, 64, 3), 2
 EPISODE_LENGTH = 500
 BATCHES, BATCH_SIZE, SEQ_LEN = 20, 16, 32
@@ -36,28 +36,28 @@ MIB = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Memory of CERL: of presets of vectors, by members, of image replays, over many updates."""
+    """Options of the benchmark."""
 
     members: tuple[int, ...] = (1, 5, 20)
     """Numbers of members."""
     updates: int = 10_000
-    """Updates of the model, and as many of the policy, in the soak; at the sizes of --smoke."""
+    """Model updates of the soak, and as many policy updates; at the sizes of --smoke."""
     looks: int = 10
-    """How often the soak looks, evenly spread."""
+    """Measurements during the soak, evenly spread."""
     rows: tuple[int, ...] = (4000, 8000, 16_000)
-    """Rows of image replays, in memory and with their observations in a file."""
+    """Sizes of image replays in rows; observations are in memory or in a file."""
     smoke: bool = False
-    """Few updates and tiny sizes, to see that it works."""
+    """Use few updates and tiny sizes; checks that everything works."""
     out: Path = Path("runs/benchmarks/memory.json")
-    """Where the results go."""
+    """File of the results."""
 
 
 def presets(options: Options) -> list[dict[str, Any]]:
-    """Peak memory of a model and a policy update, and of the replay once it is full."""
+    """Measure the peak memory of a model and a policy update; compute that of a full replay."""
     agents = [
         {"preset": preset, "members": members, "smoke": options.smoke}
         for preset, settings in PRESETS.items()
-        if "observation" not in settings  # of images only the replay is measured
+        if "observation" not in settings  # for images, only the replay is measured
         for members in options.members
     ]
     peaks = peak_memories(agents)
@@ -73,7 +73,7 @@ def presets(options: Options) -> list[dict[str, Any]]:
 
 
 def full_replay(preset: str) -> float:
-    """MiB of the rows of a whole run; the pages of an empty replay are not yet taken."""
+    """Compute the MiB of the rows of a whole run; an empty replay has no resident pages yet."""
     config = Config(preset=preset)
     observation, action = (
         space.shape or () for space in (environment().observation_space, environment().action_space)
@@ -83,7 +83,7 @@ def full_replay(preset: str) -> float:
 
 
 def soak(options: Options) -> list[dict[str, Any]]:
-    """Memory that this process has had at most, as a small agent is updated again and again."""
+    """Update a small agent many times; return this process's peak memory at regular intervals."""
     agent, between = build(None, smoke=True), max(1, options.updates // options.looks)
     looks = []
     for done in range(between, options.updates + 1, between):
@@ -94,11 +94,11 @@ def soak(options: Options) -> list[dict[str, Any]]:
 
 
 def image_replays(options: Options) -> list[dict[str, Any]]:
-    """Bytes that replays full of 64x64x3 pictures take, each in a process of its own."""
+    """Measure the memory of full replays of 64x64x3 images, each in a separate process."""
     options.out.parent.mkdir(parents=True, exist_ok=True)
     cases = [(rows, spilled) for spilled in (False, True) for rows in options.rows]
     with (
-        tempfile.TemporaryDirectory(dir=options.out.parent) as folder,  # on the disk of the results
+        tempfile.TemporaryDirectory(dir=options.out.parent) as folder,  # same disk as the results
         multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool,
     ):
         measured = pool.starmap(partial(image_replay, Path(folder)), cases, chunksize=1)
@@ -109,22 +109,22 @@ def image_replays(options: Options) -> list[dict[str, Any]]:
 
 
 def image_replay(folder: Path, rows: int, spilled: bool) -> dict[str, int | None]:
-    """What this process grows by while it fills a replay, samples from it and saves its state.
+    """Measure this process's growth by filling a replay, sampling from it and saving its state.
 
-    Own memory is looked at once the replay is full; the peak has batches, the state and the pages
-    of the file as well.
+    "own memory" is the anonymous memory when the replay is full; "peak" also includes batches, the
+    state and the pages of the file.
     """
     stores = [folder / f"{rows}_{name}" if spilled else None for name in ("warm_up", "rows")]
-    filled(WARM_UP_ROWS, stores[0]).sample(1, 2)  # what torch sets up is not counted
-    own, peak = own_memory(), peak_of_process()
+    filled(WARM_UP_ROWS, stores[0]).sample(1, 2)  # torch's set-up is not counted
+    anonymous, peak = anonymous_memory(), peak_of_process()
     replay = filled(rows, stores[1])
-    own = None if own is None else (own_memory() or 0) - own
+    grown = None if anonymous is None else (anonymous_memory() or 0) - anonymous
     for _ in range(BATCHES):
         replay.sample(BATCH_SIZE, SEQ_LEN)
     checkpoint = folder / "checkpoint.pt"
     torch.save(replay.state_dict(), checkpoint)
     return {
-        "own memory": own,
+        "own memory": grown,
         "peak": round((peak_of_process() - peak) * MIB),
         "file": sum(file.stat().st_size for file in stores[1].iterdir()) if stores[1] else 0,
         "checkpoint": checkpoint.stat().st_size,
@@ -132,7 +132,7 @@ def image_replay(folder: Path, rows: int, spilled: bool) -> dict[str, int | None
 
 
 def filled(rows: int, folder: Path | None) -> SequenceReplay:
-    """A replay full of random pictures."""
+    """Fill a replay with random images."""
     replay = SequenceReplay(
         rows,
         observation_shape=IMAGE,
@@ -152,15 +152,15 @@ def filled(rows: int, folder: Path | None) -> SequenceReplay:
     return replay
 
 
-def own_memory() -> int | None:
-    """Bytes of this process that are no file's; None where the system does not tell (not Linux)."""
+def anonymous_memory() -> int | None:
+    """Read the bytes of this process that no file backs; None on systems other than Linux."""
     if not MAPS.exists():
         return None
     return int(MAPS.read_text().split("Anonymous:")[1].split()[0]) * 1024
 
 
 def in_mib(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the table of image replays."""
+    """Make the rows of the table of image replays."""
     return [
         {"rows": sizes["rows"], "observations": sizes["observations"]}
         | {f"{name}, MiB": f"{sizes[name] / MIB:.1f}" for name in SIZES if sizes[name] is not None}
@@ -169,16 +169,16 @@ def in_mib(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def slopes(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Bytes by which each size grows with a row, by least squares, and so for a million rows."""
+    """Fit bytes per row by least squares, and extrapolate to a million rows."""
     table = []
-    for kept in ("in memory", "in a file"):
-        some = [sizes for sizes in measured if sizes["observations"] == kept]
-        for name in [name for name in SIZES if some[0][name] is not None]:
-            rows, taken = [sizes["rows"] for sizes in some], [sizes[name] for sizes in some]
-            slope = float(np.polyfit(rows, taken, 1)[0])
+    for place in ("in memory", "in a file"):
+        group = [sizes for sizes in measured if sizes["observations"] == place]
+        for name in [name for name in SIZES if group[0][name] is not None]:
+            rows, grown = [sizes["rows"] for sizes in group], [sizes[name] for sizes in group]
+            slope = float(np.polyfit(rows, grown, 1)[0])
             table.append(
                 {
-                    "observations": kept,
+                    "observations": place,
                     "what": name,
                     "bytes a row": round(slope),
                     "a million rows, GB": f"{slope / 1000:.2f}",
@@ -193,17 +193,17 @@ def main(options: Options) -> None:
         options = dataclasses.replace(
             options, updates=20, looks=2, members=options.members[:1], rows=(200, 400)
         )
-    pictures = image_replays(options)
-    print(markdown(in_mib(pictures)), end="\n\n")
-    by_row = slopes(pictures)
+    replays = image_replays(options)
+    print(markdown(in_mib(replays)), end="\n\n")
+    by_row = slopes(replays)
     print(markdown(by_row), end="\n\n")
-    by_preset = presets(options)  # before the soak: a process inherits what its parent holds
+    by_preset = presets(options)  # before the soak: a forked process inherits the parent's memory
     print(markdown(by_preset), end="\n\n")
     looks = soak(options)
     print(markdown(looks))
     results = {
         "presets": by_preset,
-        "image_replays": pictures,
+        "image_replays": replays,
         "image_replays_by_row": by_row,
         "soak": looks,
     }

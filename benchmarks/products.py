@@ -1,4 +1,4 @@
-"""Every matrix product of a computation, recorded once and replayed with nothing between."""
+"""Record the matrix products of a computation, and replay only them."""
 
 from collections.abc import Callable
 from math import prod
@@ -18,22 +18,22 @@ PRODUCTS: dict[Any, Callable[..., Tensor]] = {
 
 
 class Operand(NamedTuple):
-    """Where a tensor lay in memory and how: a transposed matrix is one with swapped strides."""
+    """Memory layout of a tensor; a transposed matrix has swapped strides."""
 
-    address: int  # of its storage
+    address: int  # address of the storage
     size: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int
 
     @property
     def extent(self) -> int:
-        """Elements of the storage up to its last one."""
+        """Return the number of storage elements up to the tensor's last one."""
         reach = sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
         return self.offset + reach + 1
 
 
 class Product(NamedTuple):
-    """One call: ``(a, b)`` or, with something to add, ``(c, a, b)``."""
+    """One call with operands ``(a, b)``, or ``(c, a, b)`` for ``c + a @ b``."""
 
     function: Callable[..., Tensor]
     operands: tuple[Operand, ...]
@@ -41,7 +41,7 @@ class Product(NamedTuple):
 
     @property
     def multiply_adds(self) -> int:
-        """Of the product itself, ``[..., m, k] x [..., k, n]``."""
+        """Count the multiply-adds of ``[..., m, k] @ [..., k, n]``."""
         a, b = self.operands[-2:]
         return prod(a.size) * b.size[-1]
 
@@ -61,17 +61,17 @@ class _Recorder(TorchDispatchMode):
 
 
 def products_of(run: Callable[[], object]) -> list[Product]:
-    """The products of one run, those of its backward passes among them, in order."""
+    """Record the products of one run in order, including its backward passes."""
     with _Recorder() as recorder:
         run()
     return recorder.products
 
 
 def replay(products: list[Product]) -> Callable[[], None]:
-    """A function that does these products, on random numbers laid out in memory as they were.
+    """Build a function that computes these products on random numbers in the same memory layout.
 
-    What shared memory shares it again, so that a weight that is used in every step is as likely
-    to be in the cache as it was.
+    Operands that shared memory share it again, so a weight that is used in every step is as likely
+    to be in the cache as in the recorded run.
     """
     extents: dict[int, int] = {}
     for product in products:

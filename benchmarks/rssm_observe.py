@@ -1,4 +1,4 @@
-"""RSSM filtering, forward and backward, against TorchRL's and against its matrix products alone.
+"""Times RSSM filtering, forward and backward, against TorchRL and its matrix products alone.
 
     python benchmarks/rssm_observe.py
     python benchmarks/rssm_observe.py --compiled --sweep
@@ -25,7 +25,7 @@ OURS, FLOOR = "RSSM.observe", "its products alone"
 
 
 class Sizes(NamedTuple):
-    """Sizes of a sequence and of the model; the defaults are TorchRL's of DreamerV1."""
+    """Sizes of sequences and model; the defaults are those of TorchRL's DreamerV1."""
 
     batch: int = 16
     time: int = 50
@@ -52,20 +52,20 @@ SWEEP = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """RSSM filtering, forward and backward, against TorchRL's and its matrix products alone."""
+    """Options of the benchmark."""
 
     rounds: int = 15
-    """Rounds in which each contestant runs once."""
+    """Rounds; each runs every contestant once."""
     torch_threads: int = 1
     """Torch's threads within an operation."""
     compiled: bool = False
-    """TorchRL's compiled step as well; compiling takes a minute and a C++ compiler."""
+    """Time TorchRL's compiled step, too; compilation takes a minute and needs a C++ compiler."""
     sweep: bool = False
-    """Several sizes in place of one."""
+    """Compare several sizes."""
     smoke: bool = False
-    """Tiny sizes and one round, to see that it works."""
+    """Use tiny sizes and one round; checks that everything works."""
     out: Path | None = None
-    """Where the results go; runs/benchmarks/rssm_observe[_sweep].json by default."""
+    """File of the results; runs/benchmarks/rssm_observe[_sweep].json by default."""
 
     def destination(self) -> Path:
         name = "rssm_observe_sweep" if self.sweep else "rssm_observe"
@@ -73,7 +73,7 @@ class Options:
 
 
 class Data(NamedTuple):
-    """A batch of sequences ``[batch, time, ...]``; gradients reach the embeds, as in training."""
+    """A batch of sequences ``[batch, time, ...]``; embeds require gradients, as in training."""
 
     embeds: Tensor
     actions: Tensor
@@ -81,7 +81,7 @@ class Data(NamedTuple):
 
 
 def random_data(sizes: Sizes) -> Data:
-    """Sequences that begin with an episode."""
+    """Make random sequences that begin with an episode."""
     embeds, actions = (
         torch.randn(sizes.batch, sizes.time, width) for width in (sizes.embed, sizes.action)
     )
@@ -91,7 +91,7 @@ def random_data(sizes: Sizes) -> Data:
 
 
 def ours(sizes: Sizes, data: Data) -> Callable[[], None]:
-    """Filter and go back from the sum of everything that comes out."""
+    """Build our run: filter, then backpropagate from the sum of all outputs."""
     rssm = RSSM(
         embed_size=sizes.embed,
         action_size=sizes.action,
@@ -111,7 +111,7 @@ def ours(sizes: Sizes, data: Data) -> Callable[[], None]:
 
 
 def torchrl_rollout(sizes: Sizes, data: Data, *, compiled: bool) -> Callable[[], None]:
-    """TorchRL's ``RSSMRollout`` on the same data; it knows no ``is_first``."""
+    """Build the run of TorchRL's ``RSSMRollout`` on the same data; it ignores ``is_first``."""
     from tensordict import TensorDict  # pyright: ignore[reportMissingImports]
     from tensordict.nn import TensorDictModule  # pyright: ignore[reportMissingImports]
     from torchrl.data import Unbounded  # pyright: ignore[reportMissingImports]
@@ -150,11 +150,10 @@ def torchrl_rollout(sizes: Sizes, data: Data, *, compiled: bool) -> Callable[[],
 
 
 def products_alone(sizes: Sizes) -> Callable[[], None]:
-    """Every matrix product of filtering and its gradients, and nothing else.
+    """Build a run of only the matrix products of filtering and its gradients.
 
-    Only what the recurrence forces is done step by step; products for the whole sequence, those
-    for the weights' gradients among them, are done once. No implementation with these layers
-    can need less.
+    The recurrent layers run step by step. All other products, including those of the weights'
+    gradients, run once for the whole sequence. No implementation of these layers needs fewer.
     """
     s = sizes
     recurrent = (
@@ -186,7 +185,7 @@ def products_alone(sizes: Sizes) -> Callable[[], None]:
 
 
 def _operands(sizes: Sizes, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs, weight and output gradients of one layer, ``[time, batch, ...]``."""
+    """Make inputs, weight and output gradients of one layer, ``[time, batch, ...]``."""
     x, gradient = (torch.randn(sizes.time, sizes.batch, width) for width in (rows, columns))
     return x, torch.randn(rows, columns), gradient
 
@@ -201,7 +200,7 @@ def _backward(*outputs: Tensor) -> None:
 
 
 def compare(sizes: Sizes, options: Options) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of the table, and the seconds of every contestant in every round."""
+    """Compare contestants at one size; return table rows and seconds by round."""
     torch.manual_seed(0)
     data = random_data(sizes)
     runs = {OURS: ours(sizes, data), FLOOR: products_alone(sizes)}

@@ -1,4 +1,4 @@
-"""TorchRL's Dreamer (Hafner et al. 2020) with our sizes and a vector observation."""
+"""Build TorchRL's Dreamer (Hafner et al. 2020) with our sizes and vector observations."""
 
 # pyright: reportMissingImports=false
 
@@ -36,22 +36,22 @@ CLIP = 100.0
 
 
 class Dreamer:
-    """World model, actor and value function under TorchRL's objectives, each with its Adam.
+    """World model, actor and value function with TorchRL's objectives, each with its Adam.
 
-    Wired as TorchRL's own example is, except where that would cost it time or where our sizes are
-    others: the heads give means without a distribution around them, actor and value function have
-    two hidden layers, and Adam is fused.
+    Follows TorchRL's example, except where that costs time or our sizes differ: heads return means
+    without a distribution, actor and value function have two hidden layers, and Adam is fused.
 
     Args:
         config: sizes, discounts and learning rates.
         observation, action: sizes of the two vectors.
-        compiled: let `torch.compile` have the RSSM's step and the actor's loss.
+        compiled: use ``torch.compile`` for the RSSM's step and the actor's loss.
     """
 
     def __init__(
         self, config: Config, observation: int, action: int, *, compiled: bool = False
     ) -> None:
-        c, self.config = config.model, config
+        self.config = config
+        c, policy = config.model, config.policy
         feat = c.deter_size + c.stoch_size
         prior = RSSMPrior(
             Unbounded((action,)), c.hidden_size, c.deter_size, c.stoch_size, action_dim=action
@@ -80,19 +80,17 @@ class Dreamer:
             actor,
             value,
             self._imagination(prior, reward, action),
-            imagination_horizon=self.config.policy.horizon,
+            imagination_horizon=policy.horizon,
         )
-        actor_loss.make_value_estimator(
-            gamma=self.config.policy.discount, lmbda=self.config.policy.lambda_
-        )
+        actor_loss.make_value_estimator(gamma=policy.discount, lmbda=policy.lambda_)
         self.actor_loss = torch.compile(actor_loss) if compiled else actor_loss
-        self.value_loss = DreamerValueLoss(value, gamma=self.config.policy.discount)
+        self.value_loss = DreamerValueLoss(value, gamma=policy.discount)
         self.model, self.actor, self.value = (
             torch.optim.Adam(module.parameters(), rate, fused=True)
             for module, rate in (
                 (world_model, c.model_learning_rate),
-                (actor, self.config.policy.actor_learning_rate),
-                (value, self.config.policy.critic_learning_rate),
+                (actor, policy.actor_learning_rate),
+                (value, policy.critic_learning_rate),
             )
         )
         self.batch = self._random_batch(observation, action)
@@ -101,25 +99,25 @@ class Dreamer:
         self._check_gradients()
 
     def model_update(self) -> Any:
-        """One step of the world model; returns the filtered batch."""
+        """Update the world model once; return the filtered batch."""
         losses, filtered = self.model_loss(self.batch)
         _step(self.model, torch.cat(list(losses.values())).sum(), clip=CLIP)
         return filtered
 
     def behaviour_update(self) -> None:
-        """Imagine from the start states, one step of the actor, one of the value function."""
+        """Imagine from the start states, then update actor and value function once."""
         loss, imagined = self.actor_loss(self.starts)
         _step(self.actor, loss["loss_actor"])
         loss, _ = self.value_loss(imagined)
         _step(self.value, loss["loss_value"])
 
     def full_step(self) -> None:
-        """A model update, and a behaviour update from states that it filtered."""
+        """Do a model update, then a behaviour update from its filtered states."""
         self.starts = self._starts(self.model_update())
         self.behaviour_update()
 
     def _mlp(self, size: int, out: int, *, depth: int = 2) -> nn.Module:
-        """Hidden layers of our width with Dreamer's activation."""
+        """Build an MLP with hidden layers of our width and Dreamer's activation."""
         hidden = {
             "depth": depth,
             "num_cells": self.config.model.hidden_size,
@@ -147,10 +145,10 @@ class Dreamer:
         )
 
     def _model_loss(self, world_model: nn.Module) -> nn.Module:
-        """The loss of the world model, for a vector in place of an image.
+        """Build the world model's loss, for vectors instead of images.
 
-        It adds the squared errors over an image's three axes, here batch, time and observation;
-        the weight makes a mean of the first two again. Without free nats no gradient is zero.
+        TorchRL sums squared errors over an image's three axes, here batch, time and observation;
+        the weight turns the first two into a mean. Without free nats, no gradient is zero.
         """
         c = self.config.model
         loss = DreamerModelLoss(
@@ -160,7 +158,7 @@ class Dreamer:
         return loss
 
     def _actor(self, action: int) -> nn.Module:
-        """Feat -> tanh-squashed Gaussian action."""
+        """Build the actor: feat -> tanh-squashed Gaussian action."""
         c = self.config.model
         actor = ProbabilisticTensorDictSequential(
             TensorDictModule(
@@ -181,10 +179,10 @@ class Dreamer:
                 {"state": torch.zeros(1, c.stoch_size), "belief": torch.zeros(1, c.deter_size)}, 1
             )
         )
-        return actor  # the call told its first layer the input's size
+        return actor  # the call initialised its lazy first layer
 
     def _imagination(self, prior: nn.Module, reward: nn.Module, action: int) -> DreamerEnv:
-        """The environment in which the actor is rolled out: the prior and the reward head."""
+        """Build the environment for imagination from the prior and the reward head."""
         c = self.config.model
         env = DreamerEnv(
             WorldModelWrapper(
@@ -219,12 +217,12 @@ class Dreamer:
         )
 
     def _starts(self, filtered: TensorDict) -> TensorDict:
-        """As many of the filtered states as we start from; Dreamer would take them all."""
+        """Sample as many filtered states as CERL starts from; Dreamer would take all."""
         states = filtered.select(*STATE).reshape(-1)
         return states[torch.randint(len(states), (self.config.policy.imagination_batch_size,))]
 
     def _check_gradients(self) -> None:
-        """That nothing which should learn is cut off from its loss."""
+        """Check that every parameter gets a gradient from its loss."""
         for optimizer in (self.model, self.actor, self.value):
             for parameter in optimizer.param_groups[0]["params"]:
                 assert parameter.grad is not None

@@ -1,6 +1,7 @@
-"""One model update and one policy update of CERL, by the number of members K.
+"""Times model and policy updates of CERL by the number of members K, or by sizes.
 
 python benchmarks/training_step.py
+python benchmarks/training_step.py --sweep
 """
 
 import dataclasses
@@ -27,12 +28,12 @@ from recipes.cerl_full import CERL, CERLAgent
 
 ROWS, EPISODE_LENGTH = 2000, 500
 UPDATES = 4
-"""Updates in a timed run, because each policy update overlaps with the one after it."""
+"""Updates in each timed run; the tables show the time of one."""
 COST_RATE = 0.03
 BUDGET_SHARE = 40.0
-"""On random transitions the policy may exceed the preset's share of the budget, and then it takes a
-recovery step, with one gradient. In a run nearly every step is feasible and takes two, of the
-objective and of the constraint; with a share as large as this the timed steps do so too."""
+"""Share of the budget; so large that every timed policy step is feasible, as nearly all steps of a
+run are. Such a step needs two gradients, of objective and constraint. With the preset's share, the
+policy may exceed the budget on random transitions and take recovery steps with one gradient."""
 TOP_OPERATIONS = 12
 SWEEP: tuple[dict[str, int], ...] = (
     {},
@@ -43,27 +44,27 @@ SWEEP: tuple[dict[str, int], ...] = (
     *({"horizon": length} for length in (6, 24)),
     {"compile": True},
 )
-"""What differs from the preset."""
+"""Settings that differ from the preset."""
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in one unit of ``ru_maxrss``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """One model update and one policy update of CERL, at the sizes of the cpu preset."""
+    """Options of the benchmark, at the sizes of the cpu preset."""
 
     members: tuple[int, ...] = (1, 2, 5, 10, 20)
-    """Numbers of members; the first is what the others are compared with."""
+    """Numbers of members; the others are compared with the first."""
     rounds: int = 9
-    """Rounds in which each part of each number of members runs once."""
+    """Rounds; each runs every part once for each number of members."""
     threads: tuple[int, ...] = (1, 2)
-    """Threads for parts of an update that do not need each other; torch itself has one."""
+    """Threads for independent parts of an update; torch's operations use one."""
     sweep: bool = False
-    """Several sizes in place of numbers of members, at the preset's K and the most threads."""
+    """Compare sizes instead of numbers of members, with the preset's K and the most threads."""
     smoke: bool = False
-    """Tiny sizes and one round, to see that it works."""
+    """Use tiny sizes and one round; checks that everything works."""
     out: Path | None = None
-    """Where the results go; runs/benchmarks/training_step[_sweep].json by default."""
+    """File of the results; runs/benchmarks/training_step[_sweep].json by default."""
 
     def destination(self) -> Path:
         name = "training_step_sweep" if self.sweep else "training_step"
@@ -72,7 +73,7 @@ class Options:
 
 @cache
 def environment() -> SafetyEnvironment:
-    """The preset's task, for its sizes; no step is taken."""
+    """Make the preset's environment, only for its sizes."""
     return make_environment(Config().task, seed=0, action_repeat=Config().action_repeat)
 
 
@@ -83,7 +84,7 @@ def build(
     preset: str = "cpu",
     sizes: Mapping[str, int] | None = None,
 ) -> CERLAgent:
-    """A preset's agent (or `--smoke`'s), changed where asked, its replay full of random rows."""
+    """Build an agent of a preset, with changed settings and a replay of random rows."""
     settings: dict[str, Any] = {"budget_share": BUDGET_SHARE} | dict(sizes or {})
     if members:
         settings["members"] = members
@@ -103,10 +104,11 @@ def build(
 
 
 def parts(agent: CERLAgent, updates: int = 1) -> dict[str, Callable[[], object]]:
-    """What is timed: so many of the two updates, and of the parameter prior, a part of the first.
+    """Return the functions to time: ``updates`` model and policy updates, and parts of them.
 
-    The states from which a policy update may start are filtered once for all updates of a phase
-    (40 in the preset), so they are timed on their own and at hand for the policy update.
+    ``log_prior`` is a part of the model update. A run filters start states once for all policy
+    updates of a phase (40 in the preset); here they are timed separately, and policy updates reuse
+    the same ones.
     """
     agent.fit_posterior(1)
     starts = agent.start_states()
@@ -130,7 +132,7 @@ def parts(agent: CERLAgent, updates: int = 1) -> dict[str, Callable[[], object]]
 
 
 def peak_memory(agent_settings: dict[str, Any]) -> float:
-    """MiB by which the process grows at most while it builds an agent and updates it."""
+    """Build and update an agent; measure the growth of this process's peak memory in MiB."""
     before = peak_of_process()
     agent = build(**agent_settings)
     agent.fit_posterior(1)
@@ -139,20 +141,20 @@ def peak_memory(agent_settings: dict[str, Any]) -> float:
 
 
 def peak_of_process() -> float:
-    """MiB that this process has had in memory at most."""
+    """Return this process's peak memory in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT / 2**20
 
 
 def peak_memories(agents: list[dict[str, Any]]) -> list[float]:
-    """``peak_memory`` of each, in a process of its own."""
-    environment()  # imported by all of them at once, and not counted
+    """Measure ``peak_memory`` of each agent in a separate process."""
+    environment()  # before the processes start, so its memory is not counted
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         return pool.map(peak_memory, agents, chunksize=1)
 
 
 def compare(options: Options) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of the table, and what they come from."""
-    # First: a process inherits what its parent has allocated.
+    """Compare numbers of members and threads; return table rows and raw results."""
+    # Memory first: a forked process inherits the parent's memory.
     memory = peak_memories([{"members": k, "smoke": options.smoke} for k in options.members])
     peaks = dict(zip(options.members, memory, strict=True))
     runs = {
@@ -187,7 +189,7 @@ def _row(
     first_members: int,
     peak: float,
 ) -> dict[str, Any]:
-    """One number of threads and of members, `which`, beside the first of either."""
+    """Make the row of ``which`` = (threads, members); compare with the first of each."""
     threads, members = which
 
     def both(threads: int, members: int) -> list[float]:
@@ -216,7 +218,7 @@ def _row(
 
 
 def sweep(options: Options) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of the table of sizes, at the preset's K and the most threads asked for."""
+    """Compare sizes, at the preset's K and the most threads; return table rows and raw results."""
     updates = ("model update", "policy update")
     chosen = SWEEP[:2] if options.smoke else SWEEP
     names = [", ".join(f"{k} {v}" for k, v in sizes.items()) or "the preset" for sizes in chosen]
@@ -244,7 +246,7 @@ def _ratio(times: dict[tuple[str, str], list[float]], name: str, first: str, par
 
 
 def break_down(options: Options) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The operations that take most of a model and a policy update, at the preset's K."""
+    """Profile model and policy updates at the preset's K; return rows of the slowest operations."""
     run = parts(build(None, smoke=options.smoke))
     updates = [run["model update"], run["policy update"]]
     for update in updates * 2:

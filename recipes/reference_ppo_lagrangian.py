@@ -1,14 +1,13 @@
-"""PPO-Lagrangian by OmniSafe: the model-free reference for CERL's sample efficiency.
+"""Trains OmniSafe's PPO-Lagrangian: the model-free reference for CERL's sample efficiency.
 
-OmniSafe's algorithm, environments and default settings; ours are the counting, over every
-environment step, and the run's folder. An iterate is an epoch: the episodes in which one policy
-acted. The final evaluation is that of the other recipes: by the mean action, in episodes of its
-own. OmniSafe does not clip actions to their bounds, which on velocity tasks costs return while it
-learns.
+Algorithm, environments and default settings are OmniSafe's; this recipe counts every environment
+step and writes the run folder. An iterate is an epoch: the episodes of one policy. As in the other
+recipes, the final evaluation uses the mean action in separate episodes. OmniSafe does not clip
+actions to their bounds, which lowers the return during training on velocity tasks.
 
     make model-free ARGS="--task SafetyHalfCheetahVelocity-v1 --seed 0"
 
-OmniSafe cannot go on where it was stopped: a run that is killed has to begin again.
+OmniSafe cannot resume: a run that is stopped has to start again.
 """
 
 import sys
@@ -39,23 +38,23 @@ class Config:
     """Settings of a run; all others are OmniSafe's defaults for PPO-Lagrangian."""
 
     smoke: bool = False
-    """Three episodes, to see in a minute that everything works."""
+    """Run three episodes; checks in a minute that everything works."""
     task: str = "SafetyHalfCheetahVelocity-v1"
     """Safety-Gymnasium task."""
     seed: int = 0
-    """Seed of everything random."""
+    """Seed of all random numbers."""
     out: Path | None = None
-    """The run's folder; runs/<recipe>/<task>/seed<k>-<time> by default."""
+    """Run folder; runs/<recipe>/<task>/seed<k>-<time> by default."""
     threads: int = 1
-    """Threads within torch's operations; more are no faster at these sizes."""
+    """Threads within torch's operations; more than 1 is no faster at these sizes."""
     steps: int = 500_000
     """Environment steps."""
     steps_per_epoch: int = 20_000
-    """Environment steps between two phases of learning."""
+    """Environment steps between two phases of policy updates."""
     episode_budget: float = 25.0
     """Expected cost allowed per episode."""
     evaluation_episodes: int = 10
-    """Episodes of the final evaluation: mean action."""
+    """Episodes of the final evaluation, with the mean action."""
 
     def __post_init__(self) -> None:
         for name in ("threads", "steps_per_epoch", "evaluation_episodes"):
@@ -69,7 +68,7 @@ class Config:
             raise ValueError(f"{name}: got {getattr(self, name)}; allowed: {allowed}.")
 
     def for_omnisafe(self, logs: Path) -> dict[str, Any]:
-        """The settings by OmniSafe's names."""
+        """Return the settings by OmniSafe's names."""
         return {
             "seed": self.seed,
             "train_cfgs": {"total_steps": self.steps, "torch_threads": self.threads},
@@ -80,8 +79,8 @@ class Config:
 
 
 def train(run_folder: RunFolder, config: Config) -> dict[str, Any]:
-    """Train to ``config.steps``, evaluate, write summary and figure; returns the summary."""
-    omnisafe, begun = import_omnisafe(), time.monotonic()
+    """Train to ``config.steps``, evaluate, write summary and figure; return the summary."""
+    omnisafe, began = import_omnisafe(), time.monotonic()
     length = episode_length(config)
     records: list[EpisodeRecord] = []
     logs = run_folder.path / "omnisafe"
@@ -94,11 +93,11 @@ def train(run_folder: RunFolder, config: Config) -> dict[str, Any]:
 
         def record_episode(episode_return: float, cost: float, steps: int) -> None:
             epoch = sum(record.steps for record in records) // config.steps_per_epoch
-            record = EpisodeRecord(1 + epoch, cost, episode_return, steps)  # 0 is a prefill's
+            record = EpisodeRecord(1 + epoch, cost, episode_return, steps)  # 0 is the prefill
             records.append(record)
             step = sum(record.steps for record in records)
             log_episode(run_folder, step, len(records) - 1, record, exploration_scale=1.0)
-            line.update(step, episode_return=episode_return, episode_cost=cost)
+            line.show(step, episode_return=episode_return, episode_cost=cost)
 
         with counted(omnisafe, record_episode, config.seed):
             agent = omnisafe.Agent("PPOLag", config.task, custom_cfgs=config.for_omnisafe(logs))
@@ -112,13 +111,13 @@ def train(run_folder: RunFolder, config: Config) -> dict[str, Any]:
         cost_mean=summary["final_cost"],
     )
     learning_figure(run_folder)
-    summary["wall_seconds"] = round(time.monotonic() - begun, 1)
+    summary["wall_seconds"] = round(time.monotonic() - began, 1)
     run_folder.write_summary(summary)
     return summary
 
 
 def evaluate(omnisafe: ModuleType, config: Config, logs: Path) -> tuple[list[float], list[float]]:
-    """Returns and costs of the final policy's episodes, one each."""
+    """Evaluate the final policy; return returns and costs of its episodes."""
     returns: list[float] = []
     costs: list[float] = []
 
@@ -130,7 +129,7 @@ def evaluate(omnisafe: ModuleType, config: Config, logs: Path) -> tuple[list[flo
         evaluator = omnisafe.Evaluator()
         evaluator.load_saved(str(logs), f"epoch-{config.steps // config.steps_per_epoch}.pt")
         evaluator.evaluate(config.evaluation_episodes)
-    # Its episodes are of 1000 steps, in which a task with shorter ones is lived more than once.
+    # OmniSafe evaluates for 1000 steps per episode: shorter tasks report several episodes each.
     return returns[: config.evaluation_episodes], costs[: config.evaluation_episodes]
 
 
@@ -141,7 +140,7 @@ def summarise(
     returns: list[float],
     costs: list[float],
 ) -> dict[str, Any]:
-    """The headline figures, by the names that the other recipes give them."""
+    """Summarise the run by the same names as the other recipes."""
     safety = safety_summary(records, episode_budget=config.episode_budget, episode_length=length)
     return {
         "recipe": RECIPE,
@@ -158,11 +157,11 @@ def summarise(
 
 
 def episode_length(config: Config) -> int:
-    """Environment steps of the task's episodes.
+    """Look up the number of environment steps of the task's episodes.
 
     Raises:
-        ValueError: if there is no such task, or an epoch is shorter than an episode, of which the
-            multiplier's update needs a whole one.
+        ValueError: there is no such task, or an epoch is shorter than an episode. The multiplier's
+            update needs a whole episode.
     """
     with closing(make_environment(config.task)) as environment:
         length = environment.episode_length
@@ -175,25 +174,25 @@ def episode_length(config: Config) -> int:
 
 
 def parse(arguments: list[str]) -> Config:
-    """The configuration of a command line; `--smoke` changes the defaults."""
+    """Parse the command line; ``--smoke`` changes the defaults."""
     smoke = Config(steps=3000, steps_per_epoch=3000, evaluation_episodes=1)
     return tyro.cli(Config, args=arguments, default=smoke if "--smoke" in arguments else Config())
 
 
 def main(arguments: list[str]) -> None:
-    """Entry point: trains, and answers errors in one line."""
+    """Train by the command line; print errors in one line."""
     try:
         with errors_in_one_line():
             config = parse(arguments)
-            import_omnisafe()  # what is missing leaves no folder
-            episode_length(config)  # nor does a task that does not exist
+            import_omnisafe()  # both checks come before the folder is made
+            episode_length(config)
             run_folder = RunFolder.create(RECIPE, config.task, config.seed, config.out)
             with closing(run_folder):
                 run_folder.write_config(asdict(config))
                 rich.print(headline_table(train(run_folder, config)))
                 print(f"the run is in {run_folder.path}")
     except KeyboardInterrupt:
-        print("\nstopped; OmniSafe cannot go on from here: begin again", file=sys.stderr)
+        print("\nstopped; OmniSafe cannot resume: start again", file=sys.stderr)
         sys.exit(130)
 
 

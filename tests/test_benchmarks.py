@@ -1,4 +1,4 @@
-"""The benchmarks run as users run them, at tiny sizes; how long anything takes is not tested."""
+"""Tests that the benchmarks run at tiny sizes, as users run them; does not test any duration."""
 
 import importlib
 import json
@@ -19,7 +19,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def smoke(name: str, out: Path, *arguments: str) -> tuple[str, dict[str, Any]]:
-    """What the benchmark prints, and its JSON file."""
+    """Run a benchmark; return what it prints, and its JSON file."""
     result = subprocess.run(
         [sys.executable, BENCHMARKS / f"{name}.py", "--smoke", "--out", out, *arguments],
         capture_output=True,
@@ -107,7 +107,7 @@ def test_behaviour_update_compares_cerl_with_torchrl_and_each_with_its_products(
         assert 0 < behaviour["multiply_adds"] < full["multiply_adds"]
 
 
-def test_a_recorded_product_keeps_its_layout_and_what_shared_memory_still_does(
+def test_replayed_products_keep_layouts_and_shared_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
@@ -139,7 +139,7 @@ def test_training_step_sweeps_over_sizes(tmp_path: Path) -> None:
     assert len(content["results"]["seconds"]) == 2 * 2
 
 
-def test_memory_looks_at_presets_at_image_replays_and_over_a_soak(tmp_path: Path) -> None:
+def test_memory_measures_presets_image_replays_and_a_soak(tmp_path: Path) -> None:
     printed, content = smoke("memory", tmp_path / "memory.json")
     assert [row["preset"] for row in content["results"]["presets"]] == ["cpu", "paper"]
     assert all(row["full replay, MiB"] > 0 for row in content["results"]["presets"])

@@ -12,14 +12,13 @@ from blocks import (
     Actor,
     CostHead,
     Critic,
+    Decoder,
     Environment,
     GaussianLatent,
-    ImageDecoder,
     Latent,
     Particles,
     RewardHead,
     SequenceReplay,
-    VectorDecoder,
     WorldModel,
     of_policy,
     worst_case,
@@ -31,7 +30,6 @@ from recipes.agents.config import Config
 from recipes.agents.protocols import Agent, Guard, Policy, zero_action
 
 Shape = tuple[int, ...]
-Decoder = VectorDecoder | ImageDecoder
 Aggregate = Callable[[Tensor], Tensor]
 """From the members' returns ``[member, horizon, batch]`` to a scalar in the same unit."""
 
@@ -44,9 +42,9 @@ MakeAgent = Callable[[Config, Environment, "Components"], Agent]
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
-    """An agent's parts. A recipe gives ``agent`` and whatever else it exchanges; CERL's by default.
+    """An agent's parts: ``agent`` itself, and factories for the others, by default CERL's.
 
-    Called with a configuration and an environment, it builds the agent.
+    Call it with a configuration and an environment to build the agent.
     """
 
     agent: MakeAgent
@@ -63,11 +61,8 @@ class Components:
     normalizer: Callable[[Config, Shape], nn.Module] = builders.build_normalizer
     """From configuration and the observation's shape, as the next two."""
     encoder: Callable[[Config, Shape], Any] = builders.build_encoder
-    """Has an ``embed_size``."""
-    decoder: Callable[[Config, tuple[int, ...]], VectorDecoder | ImageDecoder] = (
-        builders.build_decoder
-    )
-    """Has ``log_prob(feat, normalised observation)``."""
+    """An ``nn.Module`` with an ``embed_size``."""
+    decoder: Callable[[Config, Shape], Decoder] = builders.build_decoder
     latent: Latent = GAUSSIAN
     """Kind of the stochastic state."""
     rssm: Callable[[Config, int, int, Latent], RSSM] = builders.build_rssm

@@ -132,8 +132,8 @@ class Config:
     """Every setting of a run, in groups.
 
     Settings are given by name, those of the groups too. What is not given comes from the preset,
-    and with ``smoke`` from its tiny sizes. A recipe with settings of its own derives from this
-    class.
+    and with ``smoke`` from its tiny sizes. A recipe that has more settings derives
+    from this class.
 
     Raises:
         ValueError: a setting does not exist, or its value is not allowed.
@@ -187,12 +187,12 @@ class Config:
         _check(self)
 
     def replace(self, **settings: Any) -> Self:
-        """A copy with some settings exchanged, by name."""
-        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return type(self)(**own | settings)
+        """Copy the configuration with other values for the settings named."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return type(self)(**values | settings)
 
     def to_json(self) -> dict[str, Any]:
-        """Every setting by name, as plain values."""
+        """Return every setting by name, as plain values."""
         values = dataclasses.asdict(self)
         for name in _groups(type(self)):
             values |= values.pop(name)
@@ -200,7 +200,7 @@ class Config:
 
     @classmethod
     def of_run(cls, run: RunFolder) -> Self:
-        """The configuration that a run was made with, without where it lives.
+        """Read the configuration that a run was made with, but for where it lies.
 
         Raises:
             RunError: the run was made by a version with other settings.

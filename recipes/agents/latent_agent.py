@@ -1,7 +1,4 @@
-"""What an agent with a world model does, whatever its policy learns from it.
-
-It acts, fits the model, chooses where imagination starts, and resumes.
-"""
+"""An agent with a world model: acts, fits the model, chooses where imagination starts, resumes."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

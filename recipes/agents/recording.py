@@ -15,7 +15,7 @@ from recipes.agents.diagnostics import Estimate, Rollouts
 
 
 class Recordable(Protocol):
-    """An agent whose policy update is an evaluation, a step and a lesson for the critics."""
+    """An agent whose policy update is an evaluation, a step, and an update of the critics."""
 
     device: torch.device
     generator: torch.Generator
@@ -37,7 +37,7 @@ def record_updates(agent: Recordable) -> None:
 
 
 class RecordedPolicy:
-    """An agent's evaluation with its gradients and the critics' lesson, recorded as one.
+    """An agent's evaluation, its gradients and the critics' update, recorded as one.
 
     The step itself is not recorded, because it branches on what it finds; it uses these gradients.
     Free the autograd graph before returning: a recording fails while an older graph is alive.
@@ -54,7 +54,7 @@ class RecordedPolicy:
         agent.evaluate, agent.learn_critics = self.evaluate, self.skip  # pyright: ignore[reportAttributeAccessIssue]
 
     def evaluate(self, starts: State, weights: Weights, *, update_scale: bool = True) -> Estimate:
-        """As the agent's own, and the critics have learned from the rollouts."""
+        """Evaluate as the agent does; the critics have then learned from the rollouts."""
         *values, gain_gradient, cost_gradient = self._recorded[update_scale](*starts)
         gain, cost, mean_return, member_costs, entropy = values
         return Estimate(
@@ -67,7 +67,7 @@ class RecordedPolicy:
         )
 
     def skip(self, rollouts: Rollouts) -> None:
-        """Nothing: the critics have learned already."""
+        """Do nothing: the critics have learned already."""
 
     def _gradients(self, update_scale: bool, deter: Tensor, stoch: Tensor) -> tuple[Tensor, ...]:
         *values, rollouts = self._evaluate(

@@ -1,4 +1,4 @@
-"""OmniSafe, over a Safety-Gymnasium that this Python can import, with every step counted."""
+"""Import OmniSafe and count every environment step of its training."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -13,14 +13,14 @@ INSTALL_HINT = (
     "safety-gymnasium==1.0.0 gymnasium-robotics==1.2.2 omnisafe==0.5.0, or make model-free"
 )
 OnEpisode = Callable[[float, float, int], None]
-"""Called at the end of an episode with its return, cost and environment steps."""
+"""Receives return, cost and environment steps at the end of an episode."""
 
 
 def import_omnisafe() -> ModuleType:
-    """OmniSafe, over a Safety-Gymnasium that this Python can import.
+    """Import OmniSafe on a Safety-Gymnasium patched for this version of Python.
 
     Raises:
-        RuntimeError: if a package is missing; it names what to install.
+        RuntimeError: a package is missing; the message says what to install.
     """
     import_safety_gymnasium()
     try:
@@ -31,18 +31,18 @@ def import_omnisafe() -> ModuleType:
 
 @contextmanager
 def counted(omnisafe: ModuleType, on_episode: OnEpisode, seed: int) -> Iterator[None]:
-    """Within it, every environment that OmniSafe makes reports its episodes.
+    """Make every environment that OmniSafe creates report its episodes.
 
     Args:
         omnisafe: the package.
-        on_episode: called at the end of each episode, and for one that is left before it.
-        seed: of each environment, until OmniSafe gives it another.
+        on_episode: called for each episode, also for one that a reset cuts short.
+        seed: initial seed of each environment; OmniSafe may set another.
     """
     registry = omnisafe.envs.core.ENV_REGISTRY
     stock: Any = omnisafe.envs.safety_gymnasium_env.SafetyGymnasiumEnv
 
     class CountedEnvironment(stock):
-        """Sums what the simulator says, before any of OmniSafe's wrappers changes it."""
+        """Sums the simulator's rewards and costs, before OmniSafe's wrappers change them."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             self.sums: tuple[float, float, int] = (0.0, 0.0, 0)
@@ -55,18 +55,18 @@ def counted(omnisafe: ModuleType, on_episode: OnEpisode, seed: int) -> Iterator[
             total, total_cost, steps = self.sums
             self.sums = (total + float(reward), total_cost + float(cost), steps + 1)
             if terminated or truncated:
-                self._over()
+                self._report()
             return result
 
         def reset(self, *arguments: Any, **options: Any) -> Any:
-            self._over()
+            self._report()
             return super().reset(*arguments, **options)
 
         def close(self) -> None:
-            self._over()
+            self._report()
             super().close()
 
-        def _over(self) -> None:
+        def _report(self) -> None:
             if self.sums[2]:
                 on_episode(*self.sums)
             self.sums = (0.0, 0.0, 0)

@@ -136,7 +136,7 @@ def _replay_for(saved: dict[str, Any], seed: int) -> SequenceReplay:
 
 
 def append(replay: SequenceReplay, episode: Transitions) -> None:
-    """Add the rows of an episode ``[1, time, ...]``."""
+    """Append the rows of episodes ``[1, time, ...]``."""
     for t in range(episode.row.numel()):
         row = Transitions(*(x[0, t] for x in episode))
         replay.add(

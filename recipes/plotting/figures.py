@@ -1,4 +1,4 @@
-"""The pictures of a run: how it learned, what its model foresaw, and its final policy at work."""
+"""Draw a run's learning curves and the calibration of its predicted costs; write its video."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BUDGET_LINE = {"color": RED, "linestyle": "--", "linewidth": 1.2}
 
 
 def learning_figure(run: RunFolder | Path) -> Path:
-    """Draw return and episode cost against environment steps, from the first step on."""
+    """Draw return and cost of every episode against environment steps."""
     folder, episodes, budget = _read(run, "episode")
     evaluations = folder.read_metrics("evaluation")
     steps, costs = _column(episodes, "step"), _column(episodes, "episode_cost")
@@ -75,20 +75,20 @@ def learning_figure(run: RunFolder | Path) -> Path:
 
 
 def calibration_figure(run: RunFolder | Path) -> Path:
-    """Draw each iterate's predicted episode cost against the one its episodes then had."""
+    """Draw each iterate's predicted episode cost against the realised cost of its episodes."""
     folder, iterates, budget = _read(run, "iterate")
     steps, mean, worst, realised = (
         _column(iterates, key)
         for key in ("step", "predicted_cost_mean", "predicted_cost_worst", "realised_cost")
     )
-    every = np.concatenate([mean, worst, realised])
+    costs = np.concatenate([mean, worst, realised])
     over = realised > budget
     with plt.rc_context(LOOK):
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), width_ratios=(1, 1.7))
         figure.suptitle(_title(folder), x=0.01, ha="left", fontweight="bold")
-        scale_costs(left, "x", budget, every)
+        scale_costs(left, "x", budget, costs)
         for axes in (left, right):
-            scale_costs(axes, "y", budget, every)
+            scale_costs(axes, "y", budget, costs)
             axes.axhline(budget, label=f"budget {budget:g}", **BUDGET_LINE)
         left.axvline(budget, **BUDGET_LINE)
         left.plot(left.get_xlim(), left.get_xlim(), color=GREY)
@@ -118,31 +118,31 @@ def write_video(frames: Iterable[np.ndarray], path: Path, fps: int = 30) -> tupl
     """Write RGB frames as an mp4, or as a gif beside it where there is no mp4 encoder.
 
     Returns:
-        The file written, or None; and why it is not the mp4 asked for ("" when it is).
+        The file written, or None; and the reason if it is not the mp4 ("" if it is).
     """
-    pictures: list[Any] = [np.ascontiguousarray(frame) for frame in frames]
-    if not pictures:
+    images: list[Any] = [np.ascontiguousarray(frame) for frame in frames]
+    if not images:
         return None, "no frames were rendered"
     try:
         import imageio.v2 as imageio
     except ImportError:
         return None, "imageio is not installed"
     try:
-        imageio.mimwrite(path, pictures, format="FFMPEG", fps=fps, macro_block_size=2)
+        imageio.mimwrite(path, images, format="FFMPEG", fps=fps, macro_block_size=2)
         return path, ""
-    except Exception as error:  # imageio raises many kinds where ffmpeg is missing or fails
+    except Exception as error:  # imageio raises many types if ffmpeg is missing or fails
         path.unlink(missing_ok=True)
         reason = f"no mp4 encoder ({error})".splitlines()[0]
     gif = path.with_suffix(".gif")
     try:
-        imageio.mimwrite(gif, pictures, format="GIF", duration=1000 / fps, loop=0)
+        imageio.mimwrite(gif, images, format="GIF", duration=1000 / fps, loop=0)
     except Exception as error:
         return None, f"{reason}, and no gif ({error})".splitlines()[0]
     return gif, reason
 
 
 def _read(run: RunFolder | Path, kind: str) -> tuple[RunFolder, list[dict[str, Any]], float]:
-    """The folder, its lines of one kind, and the episode budget."""
+    """Read a run's metrics of one kind and its episode budget."""
     folder = run if isinstance(run, RunFolder) else RunFolder(run)
     rows = folder.read_metrics(kind)
     if not rows:
@@ -155,6 +155,7 @@ def _column(rows: Sequence[dict[str, Any]], key: str) -> np.ndarray:
 
 
 def running_mean(values: np.ndarray, window: int = 10) -> np.ndarray:
+    """Compute the mean of the last ``window`` values at each index, fewer at the beginning."""
     return np.array([values[max(0, i + 1 - window) : i + 1].mean() for i in range(len(values))])
 
 
@@ -165,7 +166,7 @@ def _ring_violations(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
 
 
 def scale_costs(axes: Axes, name: str, budget: float, costs: np.ndarray) -> None:
-    """Linear up to twice the budget; logarithmic above, once costs go far beyond it."""
+    """Scale a cost axis; if costs exceed six budgets, it is logarithmic above two budgets."""
     axis = axes.xaxis if name == "x" else axes.yaxis
     largest = np.max(np.append(costs[np.isfinite(costs)], budget))
     top = 1.08 * largest
@@ -180,6 +181,7 @@ def scale_costs(axes: Axes, name: str, budget: float, costs: np.ndarray) -> None
 
 
 def in_thousands(steps: float, _: float | None = None) -> str:
+    """Format a tick label of environment steps, for example 20k."""
     return f"{steps / 1000:g}k" if steps else "0"
 
 

@@ -1,4 +1,4 @@
-"""A filmstrip: images seen, reconstructed by the world model, and imagined without looking."""
+"""Draw a filmstrip: recorded images, their reconstructions, and open-loop imagination."""
 
 from pathlib import Path
 
@@ -10,25 +10,25 @@ from blocks import ImageDecoder, State, Transitions, WorldModel, imagine
 from blocks.imagination import recorded_actions
 
 WATCHED, IMAGINED = 8, 12
-"""Agent steps in which the model sees the images, and those after them in which it does not."""
-SHOWN = 2  # one agent step in so many
-SCALE = 2  # of the pixels
+"""Agent steps filtered with images, and agent steps imagined after them."""
+STRIDE = 2  # agent steps from one column to the next
+SCALE = 2  # enlargement of the pixels
 
 
 @torch.no_grad()
 def filmstrip(model: WorldModel, episode: Transitions, path: Path) -> Path | None:
-    """Write a picture of three rows: images, reconstructions, and open-loop imagination.
+    """Write a png with three rows of images from the middle of an episode.
 
-    From the middle of the episode. The last row is the first member's; while it still sees, it is
-    white.
+    The rows are the recorded images, the reconstructions, and the open-loop imagination of the
+    first member, which is white while the model still filters.
 
     Args:
-        model: of images.
+        model: world model of images.
         episode: ``[1, time, ...]``, from its beginning.
-        path: of the png.
+        path: file to write.
 
     Returns:
-        The path, or None for an episode that is too short.
+        The path, or None if the episode is too short.
     """
     assert isinstance(model.decoder, ImageDecoder)
     length = episode.row.numel()
@@ -48,16 +48,16 @@ def filmstrip(model: WorldModel, episode: Transitions, path: Path) -> Path | Non
         action_size=seen.action.shape[-1],
         generator=torch.Generator().manual_seed(0),
     )
-    alone = model.decoder.to_bytes(model.decoder(imagined.state.feat[0, 1:, 0]))
-    blank = torch.full_like(alone[:1], 255).expand(WATCHED, -1, -1, -1)
+    open_loop = model.decoder.to_bytes(model.decoder(imagined.state.feat[0, 1:, 0]))
+    blank = torch.full_like(open_loop[:1], 255).expand(WATCHED, -1, -1, -1)
     reconstructed = model.decoder.to_bytes(model.decoder(filtered.feat[0, start:]))
-    rows = [seen.observation[0, start:], reconstructed, torch.cat([blank, alone])]
-    imageio.imwrite(path, _strip(torch.stack(rows)[:, ::SHOWN].cpu()).numpy())
+    rows = [seen.observation[0, start:], reconstructed, torch.cat([blank, open_loop])]
+    imageio.imwrite(path, _strip(torch.stack(rows)[:, ::STRIDE].cpu()).numpy())
     return path
 
 
 def _strip(images: Tensor) -> Tensor:
-    """Images ``[row, column, height, width, 3]`` side by side, with a white line between them."""
+    """Join images ``[row, column, height, width, 3]`` with white lines between them."""
     large = images.repeat_interleave(SCALE, 2).repeat_interleave(SCALE, 3)
     framed = torch.nn.functional.pad(large, (0, 0, 1, 1, 1, 1), value=255)
     rows, columns, height, width, _ = framed.shape

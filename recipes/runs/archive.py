@@ -1,10 +1,10 @@
-"""Copy what a report needs of a study's runs: configuration, summary, every episode.
+"""Copy the parts of a study's runs that a report needs: configuration, summary, episodes.
 
     python -m recipes.runs.archive runs/studies/ablations docs/studies/runs/ablations
 
-Leaves out checkpoints, replays, TensorBoard files and the metrics of updates: a copy has a few KiB,
-small enough to commit, and `report.py` reads it like the run. Lists unfinished runs and leaves them
-out; does not touch runs that are already in the archive.
+Leaves out checkpoints, replays, TensorBoard files and the metrics of updates. A copy has a few KiB,
+small enough to commit, and `report.py` reads it like a run. Lists and skips unfinished runs; does
+not touch runs that are already in the archive.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from recipes.runs.errors import RunError, errors_in_one_line
 from recipes.runs.find import find_runs
 from recipes.runs.folder import RunFolder
 
-OF_THE_MACHINE = ("out", "resume")
+MACHINE_PATHS = ("out", "resume")
 """Paths in config.json that mean nothing on another machine."""
-KEPT = ("episode", "iterate", "evaluation")
+KEPT_KINDS = ("episode", "iterate", "evaluation")
 """The kinds of lines copied from metrics.jsonl."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Which runs, and where they go."""
+    """Runs to copy, and where to."""
 
     source: tyro.conf.Positional[Path]
     """A study's folder, or any other folder with runs in it."""
@@ -37,13 +37,13 @@ class Options:
 
 
 def archive(source: Path, target: Path) -> tuple[list[Path], list[Path]]:
-    """Copy what a report needs of every finished run that is not in `target` yet.
+    """Copy every finished run that is not in ``target`` yet.
 
     Returns:
-        The copied runs and the unfinished ones, as paths relative to `source`.
+        The copied runs and the unfinished ones, as paths relative to ``source``.
 
     Raises:
-        RunError: if `source` holds no run, or something cannot be read or written.
+        RunError: ``source`` holds no run, or a file cannot be read or written.
     """
     copied, unfinished = [], []
     for folder in find_runs([source]):
@@ -58,8 +58,8 @@ def archive(source: Path, target: Path) -> tuple[list[Path], list[Path]]:
 
 def _copy(run: RunFolder, target: Path) -> None:
     """Copy one run; write the summary last, because it marks a complete run."""
-    config = run.read_config() | dict.fromkeys(OF_THE_MACHINE)
-    rows = [row for kind in KEPT for row in run.read_metrics(kind)]
+    config = run.read_config() | dict.fromkeys(MACHINE_PATHS)
+    rows = [row for kind in KEPT_KINDS for row in run.read_metrics(kind)]
     lines = "".join(to_json(row) + "\n" for row in sorted(rows, key=lambda row: row["time"]))
     try:
         target.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Files that are whole at any moment, whenever the program is killed, and what JSON can hold."""
+"""Write files atomically; convert values to JSON."""
 
 import json
 import math
@@ -11,12 +11,12 @@ from recipes.runs.errors import RunError
 
 
 def to_json(value: Any) -> str:
-    """One line of JSON."""
+    """Convert a value to one line of JSON."""
     return json.dumps(_plain(value), allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON can hold it: tuples as lists, paths and non-finite numbers as strings."""
+    """Convert to types of JSON: tuples to lists, paths and non-finite numbers to strings."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -31,7 +31,11 @@ def _plain(value: Any) -> Any:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """What a JSON file holds; RunError if it cannot be read."""
+    """Read a JSON file.
+
+    Raises:
+        RunError: the file cannot be read.
+    """
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:
@@ -39,13 +43,17 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write atomically: at any moment `file` is the old or the new whole."""
+    """Write a JSON file atomically, as ``write_atomically``."""
     text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
     write_atomically(file, lambda stream: stream.write(text.encode()))
 
 
 def write_atomically(file: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write through a temporary file, so that `file` is at any moment the old or the new whole."""
+    """Write through a temporary file; a kill leaves ``file`` complete, either old or new.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     temporary = file.with_name(f".writing{file.suffix}")
     try:
         with temporary.open("wb") as stream:
@@ -58,6 +66,6 @@ def write_atomically(file: Path, write: Callable[[BinaryIO], object]) -> None:
         os.close(folder)
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
         temporary.unlink(missing_ok=True)
-        if isinstance(error.__context__, KeyboardInterrupt):  # and a Ctrl-C as well
+        if isinstance(error.__context__, KeyboardInterrupt):  # and a Ctrl-C, too
             raise error.__context__ from None
         raise RunError(f"cannot write {file}: {error}".splitlines()[0]) from error

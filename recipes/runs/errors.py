@@ -1,4 +1,4 @@
-"""Errors about files and arguments, and how a program answers them: one line, exit code 2."""
+"""Errors about run folders; print errors in one line and exit with code 2."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class RunError(ValueError):
-    """Something is wrong with a run's folder; the message is one line for the user."""
+    """A run folder is missing, damaged or unsuitable; the message is one line for the user."""
 
 
 @contextmanager
@@ -26,5 +26,5 @@ def errors_in_one_line() -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    """The error's message with line breaks and runs of spaces made single spaces."""
+    """Join the error's message to one line with single spaces."""
     return " ".join(str(error).split())

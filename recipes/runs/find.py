@@ -6,14 +6,14 @@ from pathlib import Path
 
 from recipes.runs.errors import RunError
 
-A_RUN_HOLDS = ("config.json", "metrics.jsonl", "summary.json")
+RUN_FILES = ("config.json", "metrics.jsonl", "summary.json")
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
     """Find every run folder in or beneath the paths, and every summary file among them.
 
     Raises:
-        RunError: if a path does not exist or holds no run.
+        RunError: a path does not exist or holds no run.
     """
     found: dict[Path, Path] = {}
     for path in paths:
@@ -26,7 +26,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
         else:
             raise RunError(f"there is no run folder {path}")
         if not beneath:
-            raise RunError(f"{path} holds no run (none of {', '.join(A_RUN_HOLDS)})")
+            raise RunError(f"{path} holds no run (none of {', '.join(RUN_FILES)})")
         for run in beneath:
             found.setdefault(run.resolve(), run)
     return list(found.values())
@@ -36,7 +36,7 @@ def _beneath(folder: Path) -> list[Path]:
     found = []
     for here, folders, files in os.walk(folder):
         folders.sort()
-        if not set(files).isdisjoint(A_RUN_HOLDS):
+        if not set(files).isdisjoint(RUN_FILES):
             found.append(Path(here))
             folders.clear()  # a run holds no other run
     return found

@@ -1,16 +1,16 @@
-"""What a training run leaves behind, in one folder that survives a kill at any moment.
+"""The folder of a training run; it stays consistent when the process is killed at any moment.
 
     config.json        every resolved hyper-parameter, with versions, commit and hardware
-    metrics.jsonl      the truth: one JSON line per episode, update phase or evaluation
+    metrics.jsonl      one JSON line per episode, update phase or evaluation
     tensorboard/       the same numbers for TensorBoard
     checkpoints/       the newest two, each written atomically
     summary.json       the headline figures, once the run has ended
-    replay/            of images: all that was seen, which checkpoints count on
-    filmstrip.png      of images: the newest episode, reconstructed and imagined
+    replay/            runs from images: every observation; checkpoints refer to it
+    filmstrip.png      runs from images: the newest episode, reconstructed and imagined
     profile.json, trace.json.gz    with --profile
 
-A checkpoint remembers how long `metrics.jsonl` was, so a resumed run cuts the file back to exactly
-what its checkpoint knew: no line is lost and none is there twice.
+A checkpoint records the length of `metrics.jsonl`. A resumed run truncates the file to that length,
+so no line is lost or duplicated.
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ from recipes.runs.errors import RunError
 from recipes.runs.provenance import git_commit, hardware, installed_versions
 
 DESCRIPTION = ("recipe", "versions", "commit", "hardware")  # in config.json, not hyper-parameters
-# Where and how a run is computed, not what.
-MAY_DIFFER = ("out", "resume", "threads", "profile", "device")
+MAY_DIFFER = ("out", "resume", "threads", "profile", "device")  # where and how a run is computed
 KEPT_CHECKPOINTS = 2
 PLAIN_TYPES = (type(None), bool, int, float, str, bytes)
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 class RunFolder:
-    """One run's folder: `create` starts a run, `open` resumes one, `RunFolder(path)` reads one.
+    """A run folder: ``create`` starts a run, ``open`` resumes one, ``RunFolder(path)`` reads one.
 
     >>> import tempfile
     >>> run = RunFolder.create("demo", "Task-v0", 0, Path(tempfile.mkdtemp()))
@@ -61,7 +60,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, recipe: str, task: str, seed: int, out: Path | None = None) -> RunFolder:
-        """Start a new run in `out`, or in `runs/<recipe>/<task>/seed<k>-<time>`."""
+        """Start a new run in ``out``, or in ``runs/<recipe>/<task>/seed<k>-<time>``."""
         path = out or cls.default_path(recipe, task, seed)
         if any((path / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints")):
             raise RunError(f"{path} already holds a run: use --resume {path} or another --out")
@@ -74,13 +73,13 @@ class RunFolder:
 
     @staticmethod
     def default_path(recipe: str, task: str, seed: int) -> Path:
-        """``runs/<recipe>/<task>/seed<k>-<time>``."""
+        """Return ``runs/<recipe>/<task>/seed<k>-<time>``."""
         started = time.strftime("%Y%m%d-%H%M%S")
         return Path("runs") / recipe / task / f"seed{seed}-{started}"
 
     @classmethod
     def open(cls, path: Path, recipe: str | None = None) -> RunFolder:
-        """Open a run that has a checkpoint; with `recipe`, only a run which that recipe made."""
+        """Open a run that has a checkpoint; ``recipe`` is the recipe that must have made it."""
         if not path.is_dir():
             raise RunError(f"cannot resume {path}: there is no such folder")
         if not (path / "config.json").is_file():
@@ -94,7 +93,7 @@ class RunFolder:
         return run
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Write config.json: `config` (resolved hyper-parameters) and what the run ran on."""
+        """Write config.json: resolved hyper-parameters, versions, commit and hardware."""
         described = {"recipe": self.recipe, "versions": installed_versions()}
         described |= {"commit": git_commit(), "hardware": hardware()}
         write_json(self.path / "config.json", config | described)
@@ -103,13 +102,17 @@ class RunFolder:
         return read_json(self.path / "config.json")
 
     def check_config(self, config: dict[str, Any]) -> None:
-        """Raise RunError, naming the fields, if this run was made with another `config`."""
+        """Compare ``config`` with that of the run.
+
+        Raises:
+            RunError: hyper-parameters differ; the message names them.
+        """
         differing = _differences(self.read_config(), json.loads(to_json(config)))
         if differing:
             raise RunError(f"{self.path} was made with another configuration: {differing}")
 
     def log(self, kind: str, step: int, **metrics: float | int | str | bool) -> None:
-        """Append one line to metrics.jsonl, and the numbers to TensorBoard as `kind/name`."""
+        """Append one line to metrics.jsonl, and the numbers to TensorBoard as ``kind/name``."""
         line = {"kind": kind, "step": step, "time": round(time.time(), 3), **metrics}
         written = to_json(line).encode() + b"\n"
         try:
@@ -127,7 +130,7 @@ class RunFolder:
                     self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
     def read_metrics(self, kind: str) -> list[dict[str, Any]]:
-        """Every line of one kind, oldest first; a half-written last line is left out, and said."""
+        """Read the lines of one kind, oldest first; skip a half-written last line and warn."""
         file = self.path / "metrics.jsonl"
         lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
         if lines and not lines[-1].endswith(b"\n"):
@@ -150,63 +153,63 @@ class RunFolder:
         return read_json(self.path / "summary.json")
 
     def checkpoints(self) -> list[Path]:
-        """The checkpoints, newest first."""
+        """List the checkpoints, newest first."""
         return sorted((self.path / "checkpoints").glob("step-*.pt"), reverse=True)
 
     def save_checkpoint(self, state: dict[str, Any], step: int) -> None:
-        """Save `state` atomically: tensors, numbers, strings and dicts, lists, tuples of these."""
+        """Save a state atomically: tensors, numbers, strings and dicts, lists, tuples of these."""
         _require_loadable(state, "state")
         metrics = self.path / "metrics.jsonl"
         if self._metrics is not None:
             os.fsync(self._metrics.fileno())
-        known = {
+        content = {
             "state": state,
             "step": step,
             "metrics_bytes": metrics.stat().st_size,
             "config": to_json(_hyper_parameters(self.read_config())),
         }
-        write_atomically(
-            self.path / "checkpoints" / f"step-{step:012d}.pt", lambda file: torch.save(known, file)
-        )
+        path = self.path / "checkpoints" / f"step-{step:012d}.pt"
+        write_atomically(path, lambda file: torch.save(content, file))
         for old in self.checkpoints()[KEPT_CHECKPOINTS:]:
             old.unlink()
 
     def read_checkpoint(self) -> dict[str, Any]:
-        """The state in the newest good checkpoint; changes nothing in the folder."""
-        return self._newest_good()[0]["state"]
+        """Read the state in the newest readable checkpoint; change nothing in the folder."""
+        return self._newest_readable()[0]["state"]
 
     def load_checkpoint(self) -> dict[str, Any]:
-        """The state to go on from; rewinds metrics.jsonl to what that checkpoint knew."""
-        known, broken = self._newest_good()
+        """Read the state to resume from; truncate metrics.jsonl to its length at the checkpoint."""
+        checkpoint, damaged = self._newest_readable()
         metrics = self.path / "metrics.jsonl"
         length = metrics.stat().st_size if metrics.exists() else 0
-        if length < known["metrics_bytes"]:
-            raise RunError(f"{metrics} is shorter than its checkpoint knew it: lines are lost")
+        if length < checkpoint["metrics_bytes"]:
+            raise RunError(f"{metrics} is shorter than at its checkpoint: lines are lost")
         self.close()
-        os.truncate(metrics, known["metrics_bytes"])
-        self._first_new_step = known["step"] + 1
-        for file in broken:
+        os.truncate(metrics, checkpoint["metrics_bytes"])
+        self._first_new_step = checkpoint["step"] + 1
+        for file in damaged:
             file.rename(file.with_suffix(".broken"))
-        return known["state"]
+        return checkpoint["state"]
 
-    def _newest_good(self) -> tuple[dict[str, Any], list[Path]]:
-        broken: dict[Path, str] = {}
+    def _newest_readable(self) -> tuple[dict[str, Any], list[Path]]:
+        """Read the newest undamaged checkpoint; list the damaged ones that are newer."""
+        damaged: dict[Path, str] = {}
         for file in self.checkpoints():
             try:
                 with zipfile.ZipFile(file) as archive:  # torch.load itself checks no checksums
                     if archive.testzip() is not None:
                         raise ValueError("a checksum is wrong")
-                known = torch.load(file, map_location="cpu", weights_only=True)
-            except Exception as error:  # whatever a damaged file makes the reader raise
-                broken[file] = type(error).__name__
+                checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+            except Exception as error:  # a damaged file may raise any exception
+                damaged[file] = type(error).__name__
                 continue
-            differing = _differences(self.read_config(), json.loads(known["config"]))
+            differing = _differences(self.read_config(), json.loads(checkpoint["config"]))
             if differing:
                 raise RunError(f"{file} belongs to another configuration: {differing}")
-            for damaged, kind in broken.items():
-                warnings.warn(f"{damaged} is damaged ({kind})", stacklevel=3)
-            return known, list(broken)
-        names = ", ".join(str(file) for file in broken) or f"{self.path / 'checkpoints'} is empty"
+            for newer, kind in damaged.items():
+                warnings.warn(f"{newer} is damaged ({kind})", stacklevel=3)
+            return checkpoint, list(damaged)
+        names = ", ".join(map(str, damaged)) or f"{self.path / 'checkpoints'} is empty"
         raise RunError(f"no readable checkpoint: {names}")
 
     def close(self) -> None:
@@ -219,7 +222,7 @@ class RunFolder:
 
 
 def _tensorboard(folder: Path, first_new_step: int | None) -> Any:
-    """A SummaryWriter, or False without the tensorboard package; a slow import, so made late."""
+    """Make a SummaryWriter, or False without the tensorboard package; the import is slow."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -232,18 +235,22 @@ def _hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in DESCRIPTION + MAY_DIFFER}
 
 
-def _differences(stored: dict[str, Any], asked: dict[str, Any]) -> str:
-    """Every hyper-parameter that differs, as `name (stored, asked)`."""
-    stored, asked = _hyper_parameters(stored), _hyper_parameters(asked)
+def _differences(stored: dict[str, Any], given: dict[str, Any]) -> str:
+    """Describe every hyper-parameter that differs, as ``name (stored, not given)``."""
+    stored, given = _hyper_parameters(stored), _hyper_parameters(given)
     return ", ".join(
-        f"{key} ({stored.get(key)}, not {asked.get(key)})"
-        for key in sorted(stored | asked)
-        if stored.get(key) != asked.get(key)
+        f"{key} ({stored.get(key)}, not {given.get(key)})"
+        for key in sorted(stored | given)
+        if stored.get(key) != given.get(key)
     )
 
 
 def _require_loadable(value: Any, name: str) -> None:
-    """Raise now what `torch.load(weights_only=True)` would raise when the run is resumed."""
+    """Check that ``torch.load(weights_only=True)`` can load a state.
+
+    Raises:
+        TypeError: it could not; the message names the entry.
+    """
     if type(value) in (dict, OrderedDict):
         for key, item in value.items():
             _require_loadable(key, f"the key {key!r} of {name}")

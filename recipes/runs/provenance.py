@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit and hardware, so that its figures can be placed later."""
+"""Record versions, commit and hardware of a run."""
 
 import os
 import platform
@@ -11,12 +11,12 @@ import torch
 
 PACKAGES = (
     *("torch", "pyro-ppl", "numpy", "gymnasium", "mujoco", "safety-gymnasium"),
-    "omnisafe",  # where recipes are compared with its algorithms
+    "omnisafe",  # only for the model-free reference
 )
 
 
 def installed_versions() -> dict[str, str | None]:
-    """The versions a run depends on; None where a package is not installed."""
+    """Look up the versions of Python and packages; None if a package is not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -27,7 +27,7 @@ def installed_versions() -> dict[str, str | None]:
 
 
 def git_commit() -> dict[str, str | bool] | None:
-    """The commit of this code and whether the tree differs from it; None outside git."""
+    """Look up the commit and whether the working tree differs from it; None outside of git."""
     try:
         git = ("git", "-C", str(Path(__file__).parent))
         commit = subprocess.check_output((*git, "rev-parse", "HEAD"), stderr=subprocess.DEVNULL)
@@ -38,7 +38,7 @@ def git_commit() -> dict[str, str | bool] | None:
 
 
 def hardware() -> dict[str, str | int | float | None]:
-    """The machine: processor, cores, memory, the threads torch uses, the GPU if there is one."""
+    """Describe the machine: processor, cores, memory, torch's threads, the GPU if there is one."""
     cpuinfo = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,4 +1,4 @@
-"""A finished run, as a notebook holds it."""
+"""Read a finished run, for notebooks."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,18 +8,18 @@ from recipes.runs.folder import RunFolder
 
 
 class Run(Mapping[str, Any]):
-    """The headline figures of a finished run, by name, and where everything else is.
+    """A finished run: maps names to the values of its summary, and reads its metrics.
 
     >>> run = Run("docs/studies/runs/cheetah/seed0")  # doctest: +SKIP
     >>> run["final_return"], run["policy_violations"]  # doctest: +SKIP
     (2488.0, 0)
 
     Attributes:
-        path: the run's folder.
-        summary: what ``summary.json`` holds.
+        path: run folder.
+        summary: content of ``summary.json``.
 
     Raises:
-        RunError: the folder holds no summary: the run is unfinished, or it is no run.
+        RunError: the folder has no summary: the run is unfinished, or it is not a run.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -27,7 +27,7 @@ class Run(Mapping[str, Any]):
         self.summary = RunFolder(self.path).read_summary()
 
     def metrics(self, kind: str = "episode") -> list[dict[str, Any]]:
-        """The lines of one kind, oldest first: ``episode``, ``update``, ``iterate``, ..."""
+        """Read the metrics of one kind, oldest first: ``episode``, ``update``, ``iterate``, ..."""
         return RunFolder(self.path).read_metrics(kind)
 
     def __getitem__(self, name: str) -> Any:

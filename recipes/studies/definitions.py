@@ -52,24 +52,20 @@ class Study:
         ]
 
     def check(self) -> None:
-        """Raise a ValueError that names the field if any run could not start."""
+        """Raise a ValueError if any run could not start."""
         # Scripts with the same name would share a folder.
         stems = tuple(Path(recipe).stem for recipe in self.recipes)
         for name, values in (("recipes", stems), ("tasks", self.tasks), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
                 got = " ".join(map(str, values))
                 raise ValueError(f"{name}: got {got}; allowed: each once.")
-        for name in self.settings:
-            if name in RESERVED_SETTINGS:
-                allowed = f"any setting but {', '.join(RESERVED_SETTINGS)}"
-                raise ValueError(f"settings: got {name}; allowed: {allowed}.")
+        if reserved := [name for name in self.settings if name in RESERVED_SETTINGS]:
+            allowed = f"any setting but {', '.join(RESERVED_SETTINGS)}"
+            raise ValueError(f"settings: got {' '.join(reserved)}; allowed: {allowed}.")
         for recipe in self.recipes:
             _check_recipe(recipe, as_arguments(self.settings))
         for task in self.tasks:
-            try:
-                make_environment(task).close()
-            except (ValueError, RuntimeError) as error:
-                raise ValueError(f"tasks: {error}") from error
+            make_environment(task).close()
 
 
 # Without the budget guard: with it, every recipe is safe.
@@ -130,7 +126,5 @@ def _check_recipe(recipe: str, arguments: list[str]) -> None:
     config = getattr(importlib.import_module(f"recipes.{recipe}"), "Config", Config)
     try:
         parse(recipe, arguments, config)
-    except ValueError as error:
-        raise ValueError(f"settings of {recipe}: {error}") from error
     except SystemExit as error:  # the command line has printed what is wrong
         raise ValueError(f"settings of {recipe}: cannot parse {' '.join(arguments)}") from error

@@ -1,6 +1,6 @@
-"""A study's folder: its definition, the states of its runs, and a lock.
+"""A study's folder: its definition, its runs, and a lock.
 
-study.json                       the definition, and each run's state
+study.json                       the definition
 study.lock                       locked by the process that runs the study; names that process
 <recipe>/<task>/seed<k>/         the runs
 logs/<recipe>-<task>-seed<k>     output of each run's process: .out and .err
@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,12 +19,11 @@ from pathlib import Path
 from recipes.runs.atomic_files import read_json, to_json, write_json
 from recipes.runs.errors import RunError
 from recipes.studies.definitions import Study
-from recipes.studies.planned_run import PlannedRun
 
 
 @contextmanager
 def lock_folder(folder: Path, study: Study) -> Iterator[None]:
-    """Lock the folder for this study, creating it if needed.
+    """Lock the folder for this study, creating it and `study.json` if needed.
 
     The operating system releases the lock when the process ends for any reason, so a lock file
     left by a killed study does not block the next one.
@@ -53,18 +52,10 @@ def lock_folder(folder: Path, study: Study) -> Iterator[None]:
         yield
 
 
-def write_study(folder: Path, study: Study, runs: Sequence[PlannedRun]) -> None:
-    """Write study.json, atomically."""
-    states = {
-        run.name: {"state": run.state, "attempts": run.attempts, "reason": run.reason}
-        for run in runs
-    }
-    write_json(folder / "study.json", {"definition": asdict(study), "runs": states})
-
-
 def _require_same_study(folder: Path, study: Study) -> None:
-    if (folder / "study.json").exists():
-        stored = read_json(folder / "study.json").get("definition", {})
+    file = folder / "study.json"
+    if file.exists():
+        stored = read_json(file).get("definition", {})
         given = json.loads(to_json(asdict(study)))
         changes = [
             f"{name} ({stored.get(name)}, not {value})"
@@ -76,3 +67,5 @@ def _require_same_study(folder: Path, study: Study) -> None:
             raise RunError(f"{message}; use another --out")
     elif others := [path.name for path in folder.iterdir() if path.name != "study.lock"]:
         raise RunError(f"{folder} holds {others[0]} but no study: use another --out")
+    else:
+        write_json(file, {"definition": asdict(study)})

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 @dataclass(eq=False)
 class PlannedRun:
-    """A recipe on a task with a seed, in the study's folder, and its state in this invocation."""
+    """A recipe on a task with a seed, in the study's folder, and its state."""
 
     script: Path
     task: str
@@ -21,6 +21,8 @@ class PlannedRun:
     attempts: int = 0
     reason: str = ""
     """Why the last attempt did not succeed."""
+    earlier_log: int = 0
+    """Size of the log before the last attempt, in bytes."""
 
     @property
     def name(self) -> str:
@@ -34,6 +36,10 @@ class PlannedRun:
     def log(self) -> Path:
         """Path of the output files of the run's process, without their `.out` and `.err`."""
         return self.study / "logs" / self.name.replace("/", "-")
+
+    def log_size(self) -> int:
+        out = Path(f"{self.log}.out")
+        return out.stat().st_size if out.exists() else 0
 
     def has_summary(self) -> bool:
         return (self.folder / "summary.json").exists()

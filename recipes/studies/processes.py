@@ -68,13 +68,10 @@ class LocalExecutor:
     def submit(self, run: PlannedRun) -> None:
         self._queue.append(run)
 
-    def running(self) -> set[PlannedRun]:
+    def ended(self) -> list[RunEnd]:
         while self._queue and len(self._processes) < self.jobs:
             run = self._queue.popleft()
             self._processes[run] = launch(run, self._arguments)
-        return set(self._processes)
-
-    def ended(self) -> list[RunEnd]:
         codes = {run: process.poll() for run, process in self._processes.items()}
         ends = [RunEnd(run, code) for run, code in codes.items() if code is not None]
         for end in ends:

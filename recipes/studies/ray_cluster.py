@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -64,7 +63,6 @@ class RayExecutor:
         remote = self.ray.remote(num_cpus=cpus_per_run, num_gpus=gpus_per_run, max_retries=0)
         self._run_on_node = remote(run_on_node)
         self._tasks: dict[Any, PlannedRun] = {}
-        self._log_sizes: dict[PlannedRun, int] = {}
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         if not any(
             node.get("CPU", 0) >= cpus_per_run and node.get("GPU", 0) >= gpus_per_run
@@ -73,12 +71,7 @@ class RayExecutor:
             print("no node has room for a run; waiting for one to join", file=sys.stderr)
 
     def submit(self, run: PlannedRun) -> None:
-        self._log_sizes[run] = _log_size(run)
         self._tasks[self._run_on_node.remote(run, self._arguments)] = run
-
-    def running(self) -> set[PlannedRun]:
-        """Return the runs whose logs have grown: a run's process first writes where it runs."""
-        return {run for run in self._tasks.values() if _log_size(run) > self._log_sizes[run]}
 
     def ended(self) -> list[RunEnd]:
         if not self._tasks:
@@ -119,8 +112,3 @@ def _connect(address: str) -> ModuleType:
         message = f"ray_address: got {address}; no cluster answers there: {one_line(error)}"
         raise ValueError(message) from error
     return ray
-
-
-def _log_size(run: PlannedRun) -> int:
-    log = Path(f"{run.log}.out")
-    return log.stat().st_size if log.exists() else 0

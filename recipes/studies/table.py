@@ -1,7 +1,5 @@
 """View of a study while it runs, read from the runs' folders."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections import Counter
@@ -23,11 +21,11 @@ REFRESH = 1.0  # seconds between updates in a terminal
 SPEED_WINDOW = 600.0  # seconds over which speeds are averaged
 
 
-class StudyTable:
+class StudyTable(Progress):
     """Prints each change of a run's state, and how far the study is.
 
-    A terminal shows that below, in place, with a row for each running run; elsewhere it is a line
-    every 30 seconds.
+    In a terminal a table below shows the study and each running run; elsewhere a line about the
+    study is printed every 30 seconds.
 
         with StudyTable(runs) as table:
             table.show()
@@ -37,75 +35,60 @@ class StudyTable:
     """
 
     def __init__(self, runs: Sequence[PlannedRun], console: Console | None = None) -> None:
-        self._console = console or Console()
-        self._rows = Progress(
+        console = console or Console()
+        super().__init__(
             *("{task.description}", BarColumn(20), TimeRemainingColumn(), "{task.fields[results]}"),
-            console=self._console,
+            console=console,
             auto_refresh=False,
             speed_estimate_period=SPEED_WINDOW,
-            disable=not self._console.is_terminal,
+            disable=not console.is_terminal,
         )
-        self._study = self._rows.add_task("", total=len(runs), results="")
-        self._tasks = {run: self._rows.add_task(run.name, visible=False) for run in runs}
-        self._states = {run: run.state for run in runs}
+        self._study = self.add_task("", total=len(runs), results="")
+        self._rows = {run: self.add_task(run.name, visible=False) for run in runs}
+        self._shown = {run: (run.state, run.reason) for run in runs}
         self._next_refresh = 0.0
         for run in runs:
             self._read(run)
 
-    def __enter__(self) -> StudyTable:
-        self._rows.start()
-        self.show()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._next_refresh = 0.0
-        self.show()
-        self._rows.stop()
-
     def show(self) -> None:
-        """Print changes; update the rows or print a line if that is due."""
-        for run, state in self._states.items():
-            if run.state != state:
-                self._states[run] = run.state
-                note = run.reason or self._read(run)
-                line = f"{run.name} {run.state}" + (f": {note}" if note else "")
-                self._console.print(line, soft_wrap=True, highlight=False, markup=False)
-        now = time.monotonic()
-        if now >= self._next_refresh:
-            self._next_refresh = now + (REFRESH if self._console.is_terminal else PLAIN_INTERVAL)
-            self._refresh()
-
-    def _refresh(self) -> None:
-        for run in self._tasks:
-            if run.state == "running":
+        """Print changes; update the table or print a line if that is due."""
+        due = time.monotonic() >= self._next_refresh
+        for run, shown in self._shown.items():
+            if shown != (run.state, run.reason):
+                self._shown[run] = run.state, run.reason
+                results = self._read(run)
+                line = f"{run.name} {run.state}: {run.reason or results}".removesuffix(": ")
+                self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+            elif due and run.state == "running":
                 self._read(run)
-        counts = Counter(self._states.values())
-        text = f"{counts['done']} of {len(self._tasks)} runs done"
-        for state in ("running", "failed", "waiting"):
-            text += f", {counts[state]} {state}" if counts[state] else ""
-        study, *tasks = self._rows.tasks
-        done = sum(task.percentage for task in tasks) / 100
-        self._rows.update(self._study, description=text, completed=done, refresh=True)
-        if not self._console.is_terminal:
-            self._console.print(self._rows.make_tasks_table([study]))
+        if due:
+            interval = PLAIN_INTERVAL if self.disable else REFRESH
+            self._next_refresh = time.monotonic() + interval
+            self._show_study()
+
+    def _show_study(self) -> None:
+        counts = Counter(run.state for run in self._rows)
+        text = f"{counts.pop('done', 0)} of {len(self._rows)} runs done"
+        text += "".join(f", {count} {state}" for state, count in sorted(counts.items()))
+        study, *rows = self.tasks
+        done = sum(row.percentage for row in rows) / 100
+        self.update(self._study, description=text, completed=done, refresh=True)
+        if self.disable:
+            self.console.print(self.make_tasks_table([study]))
 
     def _read(self, run: PlannedRun) -> str:
         """Update the run's row; return its results."""
         progress = read_progress(run.folder)
-        self._rows.update(
-            self._tasks[run], visible=run.state == "running", **progress._asdict()
-        )
+        self.update(self._rows[run], visible=run.state == "running", **progress._asdict())
         return progress.results
 
 
 class RunProgress(NamedTuple):
     """How far a run is."""
 
-    completed: int = 0
-    """Environment steps so far."""
+    completed: int = 0  # environment steps
     total: int | None = None
-    results: str = ""
-    """Steps, return and cost of the last episode, and policy violations so far."""
+    results: str = ""  # steps, return and cost of the last episode, policy violations
 
 
 def read_progress(folder: Path) -> RunProgress:

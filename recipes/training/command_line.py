@@ -23,7 +23,7 @@ def run(recipe: str, agent: MakeAgent, config: type[Config] = Config, **defaults
     Args:
         recipe: its name; the run's folder is named after it.
         agent: its parts, or a function from a configuration and an environment to an agent.
-        config: class of the settings, where the recipe has some that others lack.
+        config: class of the settings, where the recipe has more than others.
         defaults: settings in which the recipe differs from the preset.
     """
     folder: Path | None = None

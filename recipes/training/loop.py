@@ -134,7 +134,7 @@ class Training:
                     record = self.collect(iterate)
                     self.learn()
                     self.save()
-                line.update(
+                line.show(
                     self.steps,
                     "" if iterate else "prefill",
                     episode_return=record.episode_return,

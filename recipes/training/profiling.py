@@ -11,10 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import rich
-import torch
 from rich.table import Table
 from torch._C._profiler import _ExperimentalConfig
-from torch.autograd import DeviceType
 from torch.profiler import profile, record_function
 
 from recipes.runs.atomic_files import write_json
@@ -68,7 +66,7 @@ def seconds_of_parts(profiler: profile) -> dict[str, float]:
     """Return the seconds of each part, without the parts inside it."""
     seconds = dict.fromkeys((*PARTS, OTHER), 0.0)
     for event in profiler.events() or ():
-        if event.name in seconds and event.device_type == DeviceType.CPU:
+        if event.name in seconds and event.device_type.name == "CPU":
             duration = event.time_range.elapsed_us() / 1e6
             seconds[event.name] += duration
             around = event.cpu_parent

@@ -1,7 +1,5 @@
 """Progress bar of a training run, and a table of its main results at the end."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
@@ -15,14 +13,14 @@ PLAIN_INTERVAL = 30.0  # seconds between lines outside a terminal: in a pipe, a 
 LINE = "{n_fmt}/{total_fmt} steps{postfix} [{remaining} left, {rate_noinv_fmt}]"
 
 
-class Progress:
+class Progress(tqdm):
     """Shows steps, the last episode's results, the time left and the speed.
 
     In a terminal a bar is updated in place, and is red after an episode above its budget; elsewhere
     a new line is printed every 30 seconds.
 
         with Progress(100_000, episode_budget=25.0) as progress:
-            progress.update(1000, episode_return=-110.0, episode_cost=0.0, violations=0)
+            progress.show(1000, episode_return=-110.0, episode_cost=0.0, violations=0)
 
     Args:
         total_steps: environment steps after which the run ends.
@@ -31,6 +29,8 @@ class Progress:
         file: where to print; standard output by default.
     """
 
+    monitor_interval = 0  # no thread: environments may fork
+
     def __init__(
         self,
         total_steps: int,
@@ -38,27 +38,20 @@ class Progress:
         first_step: int = 0,
         file: TextIO | None = None,
     ) -> None:
-        self._episode_budget = episode_budget
-        file = file or sys.stdout
-        terminal = file.isatty()
-        self._bar = _Bar(
+        stream: TextIO = file or sys.stdout
+        self._terminal, self._episode_budget = stream.isatty(), episode_budget
+        super().__init__(
             total=total_steps,
             initial=first_step,
-            file=file,
+            file=stream,
             unit=" steps",
-            bar_format=("{l_bar}{bar}| " if terminal else "{desc}") + LINE,
-            mininterval=0.1 if terminal else PLAIN_INTERVAL,
+            bar_format=("{l_bar}{bar}| " if self._terminal else "{desc}") + LINE,
+            mininterval=0.1 if self._terminal else PLAIN_INTERVAL,
             miniters=1,
             dynamic_ncols=True,
         )
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def update(
+    def show(
         self,
         step: int,
         phase: str = "",
@@ -68,34 +61,25 @@ class Progress:
         slack: float | None = None,
         violations: int | None = None,
     ) -> None:
-        """Update the line after an episode.
+        """Show an episode's results, the policy's slack (in units of the budget), the violations.
 
         Args:
             step: environment steps so far.
             phase: a word such as "prefill".
-            episode_return: return of the episode.
-            episode_cost: cost of the episode.
-            slack: of the newest policy, in units of the episode budget.
-            violations: policy violations so far.
         """
         results = f"return {episode_return:.1f}, cost {episode_cost:.1f}/{self._episode_budget:g}"
         if slack is not None:
             results += f", slack {slack:.2f}"
         if violations is not None:
             results += f", violations {violations}"
-        self._bar.colour = "red" if episode_cost > self._episode_budget else None
-        self._bar.set_description(phase, refresh=False)
-        self._bar.set_postfix_str(results, refresh=False)
-        self._bar.update(step - self._bar.n)
-
-
-class _Bar(tqdm):
-    """A bar that prints a new line in place of an update outside a terminal."""
-
-    monitor_interval = 0  # no thread: environments may fork
+        self.colour = "red" if episode_cost > self._episode_budget else None
+        self.set_description(phase, refresh=False)
+        self.set_postfix_str(results, refresh=False)
+        self.update(step - self.n)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        if self.fp.isatty():
+        """Draw the bar; tqdm calls this."""
+        if self._terminal:
             super().display(msg, pos)
         else:  # close() sets `disable` and prints the last line break itself
             print(self, file=self.fp, end="" if self.disable else "\n", flush=True)

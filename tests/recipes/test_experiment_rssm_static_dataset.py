@@ -1,10 +1,8 @@
-"""Open-loop prediction of a static dataset: measures by hand, the split, and as users run it."""
+"""Tests open-loop prediction of a static dataset: measures, split, and the experiment as run."""
 
 import json
-import runpy
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,12 +33,13 @@ from recipes.experiments.rssm_static_dataset.__main__ import Options, acceptance
 from recipes.experiments.static_dataset import collect, read_dataset
 from recipes.runs.errors import RunError
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "experiment_rssm_static_dataset.py"
+Launch = Callable[..., subprocess.CompletedProcess[str]]
+RECIPE = "experiment_rssm_static_dataset"
 DATASET = Path("runs/datasets/SafetyHalfCheetahVelocity-v1-seed0-5000-smoke")
 
 
 def episode(observation: list[float], **signals: list[float]) -> Transitions:
-    """An episode ``[1, time, ...]`` of one-dimensional observations."""
+    """Build an episode ``[1, time, ...]`` of one-dimensional observations."""
     rows = torch.arange(len(observation)).unsqueeze(0)
     zeros = torch.zeros(1, len(observation))
 
@@ -59,7 +58,7 @@ def episode(observation: list[float], **signals: list[float]) -> Transitions:
 
 
 class Adder:
-    """A world that a model may know exactly: each action is added to the observation.
+    """A model of a world in which each action is added to the observation.
 
     The reward is the new observation, the cost its square; the second member adds ``off`` more.
     """
@@ -95,7 +94,7 @@ class Adder:
 
 
 def added(rows: int = 40) -> Transitions:
-    """An episode of that world."""
+    """Record an episode of that world."""
     action = torch.randn(rows, generator=torch.Generator().manual_seed(0))
     action[0] = 0.0
     seen = action.cumsum(0)
@@ -107,7 +106,7 @@ def added(rows: int = 40) -> Transitions:
 
 
 def test_open_loop_is_exact_where_the_model_is() -> None:
-    """Rows, actions, horizons and start rows are matched: any shift by one would show."""
+    """A shift by one of rows, actions, horizons or start rows would fail."""
     model: Any = Adder()
     starts = starts_of([added(), added(30)], 7)
     assert [part.rows.tolist() for part in starts] == [list(range(8, 33)), list(range(8, 23))]
@@ -130,7 +129,7 @@ def test_open_loop_is_the_mean_over_members() -> None:
 
 
 def test_open_loop_does_not_look_ahead() -> None:
-    """What is observed after the start row changes no prediction."""
+    """Observations after the start row change no prediction."""
     model: Any = Adder()
     seen = added()
     blind = seen._replace(observation=seen.observation.clone())
@@ -150,7 +149,7 @@ def test_trivial_predictors_by_hand() -> None:
     assert held.observation.tolist() == [[[2.0]], [[2.0]]]
     assert held.reward.tolist() == [[3.0], [3.0]]
     assert held.cost.tolist() == [[0.0], [0.0]]
-    mean = training_mean(model, seen, target)  # the first row has received nothing
+    mean = training_mean(model, seen, target)  # the first row has no reward or cost
     assert mean.observation.tolist() == [[[3.75]], [[3.75]]]
     assert mean.reward.tolist() == [[5.0], [5.0]]
     assert mean.cost.tolist() == [[1.0], [1.0]]
@@ -178,7 +177,7 @@ def test_a_signal_that_never_changes_has_no_error() -> None:
 
 
 @pytest.mark.parametrize(("model", "beats"), [(0.4, True), (0.5, False), (0.9, False)])
-def test_acceptance_wants_both_beaten_at_the_end(model: float, beats: bool) -> None:
+def test_acceptance_requires_both_to_be_beaten_at_the_end(model: float, beats: bool) -> None:
     row = {"signal": "cost", "horizon": 2, "last_value": 0.5, "mean": 1.0}
     early = row | {"updates": 1, "model": 0.1}
     (verdict,) = acceptance([early, row | {"updates": 2, "model": model}], 2)
@@ -224,11 +223,11 @@ def test_a_horizon_beyond_the_episodes_is_refused() -> None:
 @pytest.fixture(scope="module")
 def smoked(
     tmp_path_factory: pytest.TempPathFactory,
-    launch: Callable[..., subprocess.CompletedProcess[str]],
+    launch: Launch,
 ) -> Path:
-    """A folder in which the recipe ran once, dataset included."""
+    """Run the experiment once, dataset included; return the folder that it ran in."""
     folder = tmp_path_factory.mktemp("static")
-    run = launch(RECIPE.stem, "--smoke", "--out", "run", cwd=folder)
+    run = launch(RECIPE, "--smoke", "--out", "run", cwd=folder)
     assert run.returncode == 0, run.stderr[-2000:]
     assert "held-out error" in run.stdout
     assert "costly rows foreseen" in run.stdout
@@ -264,10 +263,10 @@ def test_smoke_leaves_figure_summary_and_provenance(smoked: Path) -> None:
 def test_a_finished_dataset_is_used_again_and_gives_the_same_figures(
     smoked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither a process is started nor the environment stepped."""
+    """No process is started and the environment is not stepped."""
 
     def forbidden(*_: object, **__: object) -> None:
-        raise AssertionError("the dataset was there")
+        raise AssertionError("the dataset exists already")
 
     monkeypatch.chdir(smoked)
     monkeypatch.setattr(static_dataset, "subprocess", SimpleNamespace(run=forbidden))
@@ -290,7 +289,7 @@ def test_an_unfinished_dataset_is_resumed(smoked: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(static_dataset, "subprocess", SimpleNamespace(run=failing, PIPE=-1))
     with pytest.raises(RunError, match=r"collecting .*Task-seed0-5000 failed: the disk is full$"):
         collect("Task", 0, 5000, smoke=False)
-    assert commands[0][1:] == [str(static_dataset.COLLECTOR), "--resume", str(unfinished)]
+    assert commands[0][1:] == ["-m", static_dataset.COLLECTOR, "--resume", str(unfinished)]
     for checkpoint in (unfinished / "checkpoints").iterdir():
         checkpoint.unlink()
     with pytest.raises(RunError, match=r"before its first checkpoint: remove that folder"):
@@ -298,7 +297,7 @@ def test_an_unfinished_dataset_is_resumed(smoked: Path, monkeypatch: pytest.Monk
 
 
 def test_held_out_episodes_never_train(smoked: Path) -> None:
-    """Every row is in one part or the other, and spoiling the held-out ones changes no fit."""
+    """Each row is in exactly one part; changed held-out rows change no training sample."""
     data = read_dataset(smoked / DATASET, seed=0)
     (held_out,) = data.held_out
     rows = torch.cat([data.training_rows.observation, held_out.observation], 1)[0]
@@ -335,7 +334,7 @@ def test_too_few_episodes_are_refused(smoked: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"horizon": 0}, r"horizon: got 0; predict at least 1 step\."),
+        ({"horizon": 0}, r"horizon: got 0; allowed: at least 1\."),
         ({"updates": (10, 5)}, r"updates: got \(10, 5\); give rising numbers, each at least 0\."),
         ({"updates": ()}, r"updates: got \(\); give rising numbers, each at least 0\."),
     ],
@@ -353,21 +352,34 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
         (("--task", "SafetyHalfCheetahVelosity-v1", "--smoke"), "SafetyHalfCheetahVelocity-v1"),
     ],
 )
-def test_a_run_that_cannot_be_read_or_made_is_answered_in_one_line(
-    arguments: tuple[str, ...],
-    message: str,
-    smoked: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_run_that_cannot_be_read_or_made_is_an_error_in_one_line(
+    arguments: tuple[str, ...], message: str, smoked: Path, launch: Launch
 ) -> None:
-    monkeypatch.chdir(smoked)
-    Path("empty").mkdir(exist_ok=True)
-    shutil.copy(DATASET / "config.json", "empty")
-    monkeypatch.setattr(sys, "argv", [str(RECIPE), *arguments, "--out", "refused"])
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(RECIPE), run_name="__main__")
-    assert stopped.value.code == 2
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith("error: ")
-    assert message in said
-    assert not Path("refused").exists()
+    (smoked / "empty").mkdir(exist_ok=True)
+    shutil.copy(smoked / DATASET / "config.json", smoked / "empty")
+    run = launch(RECIPE, *arguments, "--out", "refused", cwd=smoked)
+    assert run.returncode == 2
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not (smoked / "refused").exists()
+
+
+# ---- cost_off_data, on the same dataset ----------------------------------------------------------
+
+
+def test_cost_off_data_has_a_row_for_each_judged_episode(smoked: Path, launch: Launch) -> None:
+    sizes = ("--length-scales", 1, "--known", 2, 4, "--ahead", 0, 1, 2, "--updates-per-episode", 1)
+    run = launch("experiment_cost_off_data", DATASET, *sizes, cwd=smoked)
+    assert run.returncode == 0, run.stderr[-2000:]
+    rows = [line.split("│") for line in run.stdout.splitlines() if line.startswith("│")]
+    assert [(row[2].strip(), row[3].strip()) for row in rows] == [
+        *(("2", "newest known"), ("2", "1 ahead"), ("2", "2 ahead")),
+        *(("4", "newest known"), ("4", "1 ahead")),  # the run has only five episodes
+    ]
+
+
+def test_cost_off_data_refuses_more_episodes_than_the_run_has(smoked: Path, launch: Launch) -> None:
+    run = launch("experiment_cost_off_data", DATASET, "--known", 6, cwd=smoked)
+    assert run.returncode == 2
+    assert run.stderr == "error: known: got (6,); allowed: 1 to 5, the run's episodes.\n"

@@ -1,4 +1,4 @@
-"""The figures are read back from their files: what must be seen is there, in its colour."""
+"""Tests the figures by reading their files back: expected elements have their colours."""
 
 import math
 import subprocess
@@ -55,10 +55,10 @@ def log_iterates(run: RunFolder, realised: list[float]) -> None:
 
 
 def pixels(file: Path, color: str) -> int:
-    """How many pixels of the picture have exactly this colour."""
-    picture = np.asarray(imageio.imread(file))[..., :3]
+    """Count the pixels of this colour."""
+    image = np.asarray(imageio.imread(file))[..., :3]
     wanted = np.round(255 * np.array(matplotlib.colors.to_rgb(color)))
-    return int((np.abs(picture - wanted).max(-1) <= 1).sum())
+    return int((np.abs(image - wanted).max(-1) <= 1).sum())
 
 
 def test_learning_figure_shows_budget_prefill_evaluations_and_violations(run: RunFolder) -> None:
@@ -81,7 +81,7 @@ def test_learning_figure_shows_budget_prefill_evaluations_and_violations(run: Ru
 
 def test_calibration_figure_shows_both_predictions(run: RunFolder) -> None:
     log_iterates(run, [3.0, 8.0, 20.0])
-    path = calibration_figure(run.path)  # a folder's path will do
+    path = calibration_figure(run.path)  # a path instead of a RunFolder
     assert path == run.path / "calibration.png"
     assert pixels(path, figures.BLUE) > 100
     assert pixels(path, figures.ORANGE) > 100
@@ -92,7 +92,7 @@ def test_calibration_figure_shows_both_predictions(run: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("cost", [0.0, 1000.0, math.nan, math.inf])
-def test_figures_bear_any_cost(run: RunFolder, cost: float) -> None:
+def test_figures_are_drawn_for_any_cost(run: RunFolder, cost: float) -> None:
     log_episodes(run, [0.0, cost])
     log_iterates(run, [cost])
     assert learning_figure(run).stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""Probes with known answers, the truth about real episodes, and the whole experiment."""
+"""Tests probes with known answers, the truths of real episodes, and the experiment as run."""
 
 import json
 import math
@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from blocks import make_environment
-from recipes.agents.builders import build_environment
 from recipes.agents.config import Config
 from recipes.experiments.latent_probe import dataset as image_dataset
 from recipes.experiments.latent_probe.dataset import TRUTHS, Walk, truth_of
@@ -27,7 +26,7 @@ TASK = "SafetyPointGoal1-v0"
 
 
 def linear_world(rows: int, size: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs, and two targets that are linear in them but for noise."""
+    """Make inputs, and two targets that are linear in them, with noise."""
     generator = torch.Generator().manual_seed(0)
     inputs = 5 + 3 * torch.randn(rows, size, generator=generator)
     weights = torch.randn(size, 2, generator=generator)
@@ -37,7 +36,7 @@ def linear_world(rows: int, size: int, noise: float) -> tuple[torch.Tensor, torc
 
 @pytest.mark.parametrize(("rows", "size"), [(300, 10), (300, 280), (200, 600)])
 def test_a_linear_probe_finds_what_is_linear(rows: int, size: int) -> None:
-    """In either of the two spaces; with fewer rows than inputs a part stays unknown."""
+    """Solves in either space; with fewer rows than inputs it cannot learn everything."""
     inputs, targets = linear_world(2 * rows, size, noise=0.0)
     predicted = linear_probe(inputs[:rows], targets[:rows], inputs[rows:])
     score = explained([predicted], [targets[rows:]], seed=0).value
@@ -46,7 +45,7 @@ def test_a_linear_probe_finds_what_is_linear(rows: int, size: int) -> None:
 
 def test_both_spaces_give_the_same_predictions() -> None:
     inputs, targets = linear_world(120, 100, noise=0.3)
-    padded = torch.cat([inputs, torch.zeros(120, 60)], 1)  # what never changes tells nothing
+    padded = torch.cat([inputs, torch.zeros(120, 60)], 1)  # constant inputs add no information
     one = linear_probe(inputs[:101], targets[:101], inputs[101:])
     other = linear_probe(padded[:101], targets[:101], padded[101:])
     torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-2)
@@ -107,7 +106,7 @@ def test_the_walk_is_smooth_within_bounds_and_depends_on_its_generator_alone() -
 
 
 def test_the_walk_reaches_goals_and_costs() -> None:
-    """It turns the right way: without heading for the goal it reaches none."""
+    """A walk that turned the wrong way would reach no goal."""
     environment = make_environment(TASK, seed=0, action_repeat=10)
     reached, costs = 0, 0.0
     for episode in range(2):
@@ -121,16 +120,16 @@ def test_the_walk_reaches_goals_and_costs() -> None:
     assert costs > 0
 
 
-def test_the_truth_is_what_the_task_s_own_lidar_and_reward_know() -> None:
+def test_the_truth_agrees_with_the_task_s_lidar_and_compass() -> None:
     environment = make_environment(TASK, seed=2)
     environment.reset()
     task = environment._inner.task
-    walk, rng = Walk(2, np.random.default_rng(0)), []
+    walk, velocities = Walk(2, np.random.default_rng(0)), []
     for _ in range(60):
         environment.step(walk.act(0.5))
         truth = truth_of(environment)
         lidar = task._obs_lidar(task.hazards.pos, task.hazards.group)
-        # The lidar's closeness is of the nearest obstacle in each of 16 sectors, blurred a little.
+        # The lidar shows the closeness of the nearest obstacle in 16 sectors, slightly blurred.
         assert truth["obstacle proximity"][0] == pytest.approx(lidar.max(), abs=1e-5)
         distance, bearing = truth["obstacle"]
         sector = int(bearing % (2 * np.pi) / (2 * np.pi) * 16)
@@ -140,14 +139,14 @@ def test_the_truth_is_what_the_task_s_own_lidar_and_reward_know() -> None:
         np.testing.assert_allclose(
             truth["goal direction"], compass / np.linalg.norm(compass), atol=1e-5
         )
-        rng.append(truth["agent velocity"])
-    assert np.abs(rng).max(0).min() > 0.05  # it has moved and turned
+        velocities.append(truth["agent velocity"])
+    assert np.abs(velocities).max(0).min() > 0.05  # it has moved and turned
 
 
 def test_held_out_episodes_keep_their_truths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without drawing: the observation is a vector here."""
+    """Steps the same episode again without images and compares the truths."""
     config = Config(task=TASK, action_repeat=100, steps=6000)
     path = image_dataset.collect(config, 6, tmp_path / "data.pt")
     changed = path.stat().st_mtime_ns
@@ -156,18 +155,14 @@ def test_held_out_episodes_keep_their_truths(
     assert len(data.held_out) == 1
     assert len(data.training) == 5 * 11
     assert data.held_out[0].row.tolist() == [list(range((EVERY - 1) * 11, EVERY * 11))]
-    with closing(build_environment(config, config.seed)) as environment:
+    with closing(make_environment(TASK, seed=config.seed, action_repeat=100)) as environment:
         environment.reset(options={"episode": EVERY - 1})
         for t in range(11):
             if t:
                 environment.step(data.held_out[0].action[0, t].numpy())
             for name, row in truth_of(environment).items():
-                kept = (
-                    data.held_out_obstacle[0][t]
-                    if name == "obstacle"
-                    else data.held_out_truth[0][name][t]
-                )
-                np.testing.assert_allclose(kept, row, atol=1e-6)
+                recorded = data.held_out_truth[0] | {"obstacle": data.held_out_obstacle[0]}
+                np.testing.assert_allclose(recorded[name][t], row, atol=1e-6)
     assert {name: values.shape for name, values in data.training_truth.items()} == {
         name: (55, len(parts)) for name, parts in TRUTHS.items()
     }

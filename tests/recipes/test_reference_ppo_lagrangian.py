@@ -1,4 +1,4 @@
-"""The model-free reference: OmniSafe's PPO-Lagrangian, counted as everything else is."""
+"""Tests the model-free reference: OmniSafe's PPO-Lagrangian, with every step counted."""
 
 import csv
 import json
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from processes import said
 
 RECIPE = "reference_ppo_lagrangian"
 needs_omnisafe = pytest.mark.skipif(
@@ -27,7 +28,7 @@ def test_counts_what_omnisafe_counts_and_can_be_reported(launch, tmp_path):
     ended = launch(RECIPE, "--task", "SafetyPointCircle1-v0", *sizes, "--out", run)
     assert ended.returncode == 0, ended.stderr
     assert "final cost (budget 25)" in ended.stdout
-    assert "EpRet" not in ended.stdout  # OmniSafe's tables are in a file
+    assert "EpRet" not in ended.stdout  # OmniSafe's tables go to a file
     ours = episodes(run)
     assert [row["step"] for row in ours] == list(range(500, 4001, 500))
     assert [row["iterate"] for row in ours] == [1] * 4 + [2] * 4
@@ -70,11 +71,12 @@ def test_an_epoch_that_ends_within_an_episode_loses_no_step_and_a_seed_repeats(l
         (("--gamma", 0.9), "--gamma"),
     ],
 )
-def test_refuses_settings_in_one_line_and_leaves_no_folder(launch, tmp_path, arguments, refusal):
+def test_refuses_settings_in_one_box_and_leaves_no_folder(launch, tmp_path, arguments, refusal):
     ended = launch(RECIPE, *arguments, "--out", tmp_path / "run")
     assert ended.returncode == 2
-    assert refusal in ended.stderr
-    assert ended.stderr.count("\n") == 1
+    assert refusal in said(ended.stderr)
+    assert ended.stderr.count("╭") == 1
+    assert "Traceback" not in ended.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -1,4 +1,4 @@
-"""A run's folder survives kills, damage and mistakes, and loses or doubles no line."""
+"""Tests that a run folder survives kills, damage and mistakes, and loses or doubles no line."""
 
 import io
 import json
@@ -22,8 +22,8 @@ from recipes.runs.folder import RunFolder
 
 CONFIG = {"task": "Task-v0", "seed": 3, "episode_budget": 25.0, "members": 5, "layers": (8, 8)}
 
-# Trains for ever: a line an episode, a checkpoint every third, resumed after each kill. It forks
-# after the slow imports, so that twenty kills of a real process take seconds.
+# Logs a line per episode and saves every third, without end; is killed and resumed twenty times.
+# Forks after the slow imports, so that this takes only seconds.
 KILLED_WRITER = """
 import os, random, signal, sys, time, warnings
 from pathlib import Path
@@ -96,7 +96,7 @@ def save_three(run: RunFolder) -> None:
 def test_the_folder_survives_kills_at_any_moment(tmp_path: Path) -> None:
     done = python(KILLED_WRITER, tmp_path / "run")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) > 0, "no writer lived long enough to save"
+    assert int(done.stdout) > 0, "no writer was alive long enough to save"
 
 
 def test_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,14 +197,14 @@ def test_a_damaged_newest_checkpoint_falls_back(run: RunFolder, damage: str) -> 
     save_three(run)
     newest = run.checkpoints()[0]
     content = bytearray(newest.read_bytes())
-    where = content.find(torch.full((4,), 30.0).numpy().tobytes())  # amid the weights themselves
+    where = content.find(torch.full((4,), 30.0).numpy().tobytes())  # within the weights
     content[where] ^= 0xFF
-    damaged = {"flip": content, "truncate": content[:-200], "empty": b"", "text": b"oh dear"}
+    damaged = {"flip": content, "truncate": content[:-200], "empty": b"", "text": b"not a zip file"}
     newest.write_bytes(damaged[damage])
     with pytest.warns(UserWarning, match=rf"{newest.name} is damaged"):
         assert RunFolder.open(run.path).load_checkpoint()["step"] == 20
     assert [row["step"] for row in run.read_metrics("episode")] == [10, 20]
-    run.save_checkpoint({"step": 25}, 25)  # the damaged one must not count as newer than this
+    run.save_checkpoint({"step": 25}, 25)  # the damaged one must not count as newer
     assert run.read_checkpoint()["step"] == 25
 
 
@@ -244,7 +244,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(run: RunFolder) -> Non
         run.load_checkpoint()
 
 
-def test_lost_metrics_are_not_papered_over(run: RunFolder) -> None:
+def test_lost_metrics_are_an_error(run: RunFolder) -> None:
     save_three(run)
     (run.path / "metrics.jsonl").write_text("")
     with pytest.raises(RunError, match="lines are lost"):
@@ -263,7 +263,7 @@ def test_a_state_that_could_not_be_loaded_is_refused_when_saved(run: RunFolder) 
 
 
 def test_a_failed_save_leaves_the_checkpoint_before(run: RunFolder) -> None:
-    """A disk that fills up, as a limit on the size of files."""
+    """A limit on file sizes stands for a full disk."""
     program = """
 import resource, sys
 from pathlib import Path
@@ -289,7 +289,7 @@ def test_an_interrupted_save_is_an_interrupt_and_leaves_the_checkpoint_before(
 ) -> None:
     class Interrupted(io.BytesIO):
         def write(self, content: Any) -> int:
-            if self.tell() > 1000:  # amid the data: torch then raises an error of its own
+            if self.tell() > 1000:  # within the data: torch then raises another error
                 raise KeyboardInterrupt
             return super().write(content)
 

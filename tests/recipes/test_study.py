@@ -20,13 +20,12 @@ from rich.console import Console
 
 from recipes import study
 from recipes.runs.errors import RunError
-from recipes.studies.definitions import STUDIES, Study, parse_settings
-from recipes.studies.folder import lock_folder, write_study
+from recipes.studies.definitions import STUDIES, Study
+from recipes.studies.folder import lock_folder
 from recipes.studies.planned_run import PlannedRun, RunEnd
 from recipes.studies.processes import launch as launch_run
-from recipes.studies.progress import RunProgress, read_progress
 from recipes.studies.runner import run_all
-from recipes.studies.table import StudyTable
+from recipes.studies.table import RunProgress, StudyTable, read_progress
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TASK, OTHER_TASK = "SafetyHalfCheetahVelocity-v1", "SafetyAntVelocity-v1"
@@ -135,14 +134,15 @@ def outcomes(folder: Path) -> dict[str, Any]:
     return found
 
 
-def states(folder: Path) -> dict[str, dict[str, Any]]:
-    return json.loads((folder / "study.json").read_text())["runs"]
+def attempts(folder: Path) -> list[list[int]]:
+    """Return the process IDs of every run's attempts."""
+    logs = [file.read_text() for file in sorted(folder.glob("logs/*.out"))]
+    return [[int(number) for number in re.findall(r" pid (\d+): ", log)] for log in logs]
 
 
 def processes(folder: Path) -> list[int]:
     """Return the last process ID of every run."""
-    logs = [file.read_text() for file in sorted(folder.glob("logs/*.out"))]
-    return [int(re.findall(r" pid (\d+): ", log)[-1]) for log in logs]
+    return [of_run[-1] for of_run in attempts(folder)]
 
 
 def alive(process: int) -> bool:
@@ -174,8 +174,7 @@ def test_a_study_is_every_recipe_on_every_task_with_every_seed(tmp_path: Path) -
         recipes=("cerl_full", "ablation_mean_aggregator"),
         tasks=(TASK, OTHER_TASK),
         seeds=(0, 7),
-        settings={"steps": 9000, "guard_share": 0.0},
-        recipe_settings={"cerl_full": {"steps": 5000, "prefill_scales": (0.5, 1.0)}},
+        settings={"steps": "9000", "prefill_scales": "0.5,1.0"},
     )
     study.check()
     runs = study.runs(tmp_path)
@@ -188,9 +187,9 @@ def test_a_study_is_every_recipe_on_every_task_with_every_seed(tmp_path: Path) -
     assert len({run.folder for run in runs}) == len(runs) == 8
     assert runs[0].folder == tmp_path / "cerl_full" / TASK / "seed0"
     assert runs[0].script == RECIPES / "cerl_full.py"
-    settings = "--steps 5000 --guard_share 0.0 --prefill_scales 0.5 1.0"
-    assert " ".join(runs[0].settings) == settings
-    assert runs[1].settings == ("--steps", "9000", "--guard_share", "0.0")
+    assert {run.settings for run in runs} == {
+        ("--steps", "9000", "--prefill_scales", "0.5", "1.0"),
+    }
 
 
 def test_the_named_studies_can_run() -> None:
@@ -202,7 +201,7 @@ def test_the_named_studies_can_run() -> None:
 
 
 def test_a_study_may_set_what_only_one_recipe_has() -> None:
-    settings = parse_settings(["proportional_gain=2", "prefill_scales=0.5,1.0"])
+    settings = {"proportional_gain": "2", "prefill_scales": "0.5,1.0"}
     Study(recipes=("ablation_pid_lagrangian",), settings=settings).check()
     with pytest.raises(ValueError, match="settings of cerl_full: cannot parse --proportional_gain"):
         Study(recipes=("cerl_full",), settings=settings).check()
@@ -219,10 +218,10 @@ def test_a_study_may_set_what_only_one_recipe_has() -> None:
         ("ablations --recipes no.py", "recipes: got no.py; allowed: cerl_full"),
         (
             "ablations --recipes cerl_full other/cerl_full.py",
-            "recipes: got cerl_full more than once; allowed: each once",
+            "recipes: got cerl_full cerl_full; allowed: each once.",
         ),
         ("ablations --tasks SafetyHalfCheetaVelocity-v1", TASK),
-        (f"ablations --tasks {TASK} {TASK}", f"tasks: got {TASK} more than once"),
+        (f"ablations --tasks {TASK} {TASK}", f"tasks: got {TASK} {TASK}; allowed: each once."),
         ("ablations --seeds 0", "seeds: got 0; allowed: at least 1."),
         ("ablations --set steps", "set: got steps; allowed: name=value"),
         ("ablations --set seed=3", "settings: got seed; allowed: any setting but task, seed"),
@@ -249,11 +248,12 @@ def test_a_folder_holds_one_study(
     before = outcomes(uninterrupted)
     about = ["ablations", "--recipes", counter, "--out", uninterrupted]
     line = refused([*about, "--seeds", 3, "--set", "steps=5000", "pause=0.2"], capsys)
-    assert "holds a study with another definition: seeds (0 1 2 3, not 0 1 2)" in line
+    assert "holds a study with another definition: seeds ([0, 1, 2, 3], not [0, 1, 2])" in line
     assert "settings (" not in line
     line = refused([*about, "--seeds", 4, "--set", "steps=6000", "pause=0.2"], capsys)
-    assert "steps=5000, not " in line
-    assert "steps=6000); use another --out" in line
+    assert "settings ({'steps': '5000', " in line
+    assert ", not {'steps': '6000', " in line
+    assert "; use another --out" in line
     line = refused([*about[:-1], counter.parent], capsys)
     assert f"{counter.parent} holds counter.py but no study: use another --out" in line
     assert outcomes(uninterrupted) == before
@@ -282,21 +282,6 @@ def test_an_unwritable_folder_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_a_failed_write_leaves_study_json_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = Study(recipes=("cerl_full",))
-    run = study.runs(tmp_path)[0]
-    run.state, run.attempts = "running", 1
-    write_study(tmp_path, study, [run])
-    before = (tmp_path / "study.json").read_bytes()
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("the disk is full")))
-    with pytest.raises(RunError, match="the disk is full"):
-        write_study(tmp_path, study, [])
-    assert (tmp_path / "study.json").read_bytes() == before
-    assert states(tmp_path) == {run.name: {"state": "running", "attempts": 1, "reason": ""}}
-
-
 # ---- retries ---------------------------------------------------------------------------------
 
 
@@ -310,9 +295,6 @@ class ScriptedExecutor:
 
     def submit(self, run: PlannedRun) -> None:
         self.submitted.append(run)
-
-    def running(self) -> set[PlannedRun]:
-        return set(self.submitted)
 
     def ended(self) -> list[RunEnd]:
         events = [RunEnd(run, self.codes[run.seed].pop(0)) for run in self.submitted]
@@ -333,7 +315,7 @@ def run_scripted(
     runs = Study(recipes=("cerl_full",), seeds=tuple(range(len(codes)))).runs(folder)
     executor = ScriptedExecutor(dict(enumerate(codes)))
     with contextlib.suppress(KeyboardInterrupt):
-        run_all(runs, executor, retries=2, save=lambda: None, show=show)
+        run_all(runs, executor, retries=2, show=show)
     return runs, executor
 
 
@@ -344,17 +326,16 @@ def test_killed_runs_are_retried_and_failed_ones_are_not(tmp_path: Path) -> None
         ("done", 1, ""),
         ("done", 3, ""),
         ("failed", 1, "exit code 2"),
-        ("failed", 3, "killed by SIGSEGV"),
+        ("failed", 3, "killed by signal 11 (Segmentation fault)"),
         ("failed", 2, "exit code 1"),
     ]
 
 
-def test_after_an_interrupt_unfinished_runs_wait(tmp_path: Path) -> None:
+def test_an_interrupt_reaches_the_runs(tmp_path: Path) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 
-    runs, executor = run_scripted(tmp_path, [0], [-9, 0], show=stop)
-    assert [run.state for run in runs] == ["done", "waiting"]
+    _, executor = run_scripted(tmp_path, [0], [-9, 0], show=stop)
     assert executor.interrupted
 
 
@@ -374,7 +355,7 @@ def test_a_killed_study_resumes_to_the_same_numbers(
     while any(map(alive, processes(folder))) and time.monotonic() < last:
         time.sleep(0.02)
     assert not any(map(alive, processes(folder)))
-    assert {state["state"] for state in states(folder).values()} == {"running", "waiting"}
+    assert len(outcomes(folder)) < 4
     assert run_study(counter_study(folder, counter)) == 0
     assert len(outcomes(folder)) == 4
     assert outcomes(folder) == outcomes(uninterrupted)
@@ -392,8 +373,8 @@ def test_a_killed_run_is_retried(
     folder = tmp_path / "study"
     settings = ("--set", "steps=5000", f"die={int(signal.SIGKILL)}")
     assert run_study(counter_study(folder, counter, *settings)) == 0
-    assert capsys.readouterr().out.count("waiting: killed by SIGKILL") == 4
-    assert [state["attempts"] for state in states(folder).values()] == [2] * 4
+    assert capsys.readouterr().out.count("waiting: killed by signal 9 (Killed)") == 4
+    assert [len(of_run) for of_run in attempts(folder)] == [2] * 4
     assert outcomes(folder) == outcomes(uninterrupted)
 
 
@@ -409,7 +390,6 @@ def test_an_interrupted_study_prints_how_to_resume(
     _, err = finish(process, 130)
     assert err.strip().startswith("stopped; resume with: python -m recipes.study ablations")
     assert not any(map(alive, processes(folder)))
-    assert {state["state"] for state in states(folder).values()} <= {"waiting", "done"}
     assert run_study(counter_study(folder, counter)) == 0
     assert outcomes(folder) == outcomes(uninterrupted)
 
@@ -425,12 +405,12 @@ def test_a_failed_run_is_reported_with_its_last_error(
     why = "after 1 attempt: error: steps: got 7; allowed: others; see "
     assert lines[0].startswith(f"failed: counter/{TASK}/seed0 {why}")
     assert f"the study is in {folder}" in printed
-    assert {state["state"] for state in states(folder).values()} == {"failed"}
+    assert printed.count(" failed: error: steps: got 7; allowed: others") == 4
 
 
 def test_two_processes_never_write_one_run(counter: Path, tmp_path: Path) -> None:
     """If a node only seemed lost, the next attempt waits until the first process has ended."""
-    run = Study(recipes=(str(counter),), settings={"steps": 1000}).runs(tmp_path)[0]
+    run = Study(recipes=(str(counter),), settings={"steps": "1000"}).runs(tmp_path)[0]
     run.log.parent.mkdir(parents=True)
     with Path(f"{run.log}.err").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -451,7 +431,7 @@ def test_killed_and_resumed_runs_of_a_real_recipe_equal_uninterrupted_ones(tmp_p
     wait_until(lambda: checkpoints(killed), process)
     first = checkpoints(killed).pop().parents[1]
     os.kill(process_of(first, killed), signal.SIGKILL)
-    wait_until(lambda: any(s["attempts"] == 2 for s in states(killed).values()), process)
+    wait_until(lambda: any(len(of_run) == 2 for of_run in attempts(killed)), process)
     before = checkpoints(killed)
     wait_until(lambda: checkpoints(killed) - before, process)
     process.kill()
@@ -475,27 +455,43 @@ def test_progress_is_read_from_the_folder(uninterrupted: Path, tmp_path: Path) -
     costs = [11.0]
     while len(costs) < 5:
         costs.append((costs[-1] * 3.7 + 11.0) % 53.0)
-    assert (progress.steps, progress.total, progress.seconds_left) == (5000, 5000, 0.0)
-    assert (progress.episode_cost, progress.episode_return) == (costs[-1], -costs[-1])
-    assert progress.violations == sum(cost > 25.0 for cost in costs)
+    assert (progress.completed, progress.total) == (5000, 5000)
+    assert progress.results == (
+        f"5,000/5,000 steps, return {-costs[-1]:.1f}, cost {costs[-1]:.1f}/25, "
+        f"violations {sum(cost > 25.0 for cost in costs)}"
+    )
 
 
-def test_the_table_has_every_run_and_the_time_left(uninterrupted: Path) -> None:
-    runs = Study(recipes=("counter.py",), seeds=(0, 1, 2, 3)).runs(uninterrupted)
-    runs[1].state, runs[2].state, runs[3].state = "running", "failed", "done"
-    console = Console(file=io.StringIO(), force_terminal=True, width=130)
+def view(runs: list[PlannedRun], terminal: bool) -> str:
+    """Return what a table prints while the second run starts, the third fails, the last ends."""
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=160)
     with StudyTable(runs, console) as table:
         table.show()
+        runs[1].state, runs[3].state = "running", "done"
+        runs[2].state, runs[2].reason = "failed", "exit code 2"
+        table._next_refresh = 0.0
+        table.show()
     assert isinstance(console.file, io.StringIO)
-    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue()).splitlines()
-    assert "1 of 4 runs done, 1 running, 1 failed, 1 waiting; 0 s left" in shown[0]
-    assert [row.split()[2:4] for row in shown[2:6]] == [
-        ["1", "running"],
-        ["2", "failed"],
-        ["0", "waiting"],
-        ["3", "done"],
-    ]
-    assert all("5,000/5,000" in row for row in shown[2:6])
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
+
+
+def test_a_terminal_shows_changes_the_study_and_running_runs(uninterrupted: Path) -> None:
+    runs = Study(recipes=("counter.py",), seeds=(0, 1, 2, 3)).runs(uninterrupted)
+    shown = view(runs, terminal=True)
+    assert f"counter/{TASK}/seed2 failed: exit code 2" in shown
+    assert f"counter/{TASK}/seed3 done: 5,000/5,000 steps, return " in shown
+    study, run = shown.splitlines()[-2:]
+    assert study.startswith("1 of 4 runs done, 1 failed, 1 running, 1 waiting ")
+    assert run.startswith(f"counter/{TASK}/seed1 ")
+    assert "0:00:00 5,000/5,000 steps, return " in run
+
+
+def test_elsewhere_plain_lines_are_printed(uninterrupted: Path) -> None:
+    runs = Study(recipes=("counter.py",), seeds=(0, 1, 2, 3)).runs(uninterrupted)
+    first, *changes, last = view(runs, terminal=False).splitlines()
+    assert first.startswith("0 of 4 runs done, 4 waiting ")
+    assert [line.split()[1] for line in changes] == ["running:", "failed:", "done:"]
+    assert last.startswith("1 of 4 runs done, 1 failed, 1 running, 1 waiting ")
 
 
 # ---- a Ray cluster ---------------------------------------------------------------------------
@@ -532,11 +528,11 @@ def test_a_study_survives_an_interrupt_and_the_loss_of_a_node(
     finish(process, 130)
     assert not outcomes(folder)
     assert not any(map(alive, processes(folder)))
-    before = checkpoints(folder)
+    before, before_loss = checkpoints(folder), sum(map(len, attempts(folder)))
     process = launch(*about)
     wait_until(lambda: checkpoints(folder) - before, process)
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
     printed, _ = finish(process)
     assert "waiting: its node or worker was lost" in printed
-    assert sum(state["attempts"] for state in states(folder).values()) > 4
+    assert sum(map(len, attempts(folder))) > before_loss + 4
     assert outcomes(folder) == outcomes(uninterrupted)

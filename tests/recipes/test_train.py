@@ -24,6 +24,7 @@ from blocks.posteriors.family import gaussian_sites
 from recipes.agents import Components, Config, Metrics
 from recipes.cerl_full import CERL, CERLAgent
 from recipes.runs import Run, RunFolder
+from recipes.runs.errors import RunError
 from recipes.training import train
 
 SMOKE = Config(smoke=True, steps=3000, action_repeat=10)
@@ -230,6 +231,14 @@ def test_presets_and_groups_give_way_to_what_is_named() -> None:
 def test_a_wrong_setting_is_named(settings: dict[str, Any], answer: str) -> None:
     with pytest.raises(ValueError, match=answer):
         Config(**settings)
+
+
+def test_a_run_of_an_older_version_is_not_resumed(tmp_path: Path) -> None:
+    run = RunFolder.create("cerl_full", "SafetyHalfCheetahVelocity-v1", 0, tmp_path / "run")
+    old = Config(smoke=True).to_json()
+    run.write_config({"deter" if name == "deter_size" else name: old[name] for name in old})
+    with pytest.raises(RunError, match=r"made by another version .* does not have \(deter\): "):
+        Config.of_run(run)
 
 
 def test_a_part_that_does_not_exist_is_a_type_error() -> None:

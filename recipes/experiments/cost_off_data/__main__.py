@@ -9,6 +9,7 @@ Gaussian-process prior, the worst member stays high.
 """
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ import torch
 import tyro
 from rich.table import Table
 
-from blocks import SequenceReplay, make_environment
+from blocks import Transitions
 from recipes.agents import Components, Config, LatentAgent
-from recipes.experiments.static_dataset import recorded_replay
+from recipes.agents.builders import build_environment
+from recipes.experiments.static_dataset import append, recorded_replay
 from recipes.runs.errors import errors_in_one_line
 from recipes.runs.folder import RunFolder
 
@@ -45,11 +47,15 @@ def main(options: Options) -> None:
     run = RunFolder(options.run)
     config = Config.of_run(run)
     saved = run.read_checkpoint()["agent"]["replay"]
+    count = len(saved["episode_starts"])
+    if not all(1 <= known <= count for known in options.known):
+        raise ValueError(f"known: got {options.known}; allowed: 1 to {count}, the run's episodes.")
     table = Table(title="expected cost in budgets: mean of members, worst member, truth")
     for column in ("length scale", "episodes known", "judged", "mean", "worst", "truth"):
         table.add_column(column, justify="right")
     for length_scale in options.length_scales:
-        agent = _untrained(config.replace(cost_length_scale=length_scale))
+        c = config.replace(cost_length_scale=length_scale)
+        agent = LatentAgent(c, build_environment(c, c.seed), Components(agent=LatentAgent))
         for known, ahead, figures in _judge(agent, saved, options):
             judged = "newest known" if ahead == 0 else f"{ahead} ahead"
             table.add_row(
@@ -58,41 +64,34 @@ def main(options: Options) -> None:
     rich.print(table)
 
 
-def _untrained(config: Config) -> LatentAgent:
-    environment = make_environment(
-        config.task, seed=config.seed, action_repeat=config.action_repeat
-    )
-    return LatentAgent(config, environment, Components(agent=LatentAgent))
-
-
-def _judge(agent: LatentAgent, saved: dict[str, Any], options: Options) -> Any:
+def _judge(
+    agent: LatentAgent, saved: dict[str, Any], options: Options
+) -> Iterator[tuple[int, int, tuple[float, float, float]]]:
     """Yield (episodes known, how far ahead, (mean, worst, truth)) for growing data."""
     borders = [*saved["episode_starts"], saved["added"]]
     everything = recorded_replay(saved)
+
+    def rows(first: int, last: int) -> Transitions:
+        return everything.gather(torch.tensor([borders[first]]), borders[last] - borders[first])
+
     done = 0
     for known in sorted(options.known):
-        for row in range(borders[done], borders[known]):
-            values = {name: store[row] for name, store in saved["rows"].items()}
-            agent.replay.add(**{k: v if v.dim() else v.item() for k, v in values.items()})
+        append(agent.replay, rows(done, known))
         agent.fit_posterior((known - done) * options.updates_per_episode if done else 300)
         done = known
         for ahead in options.ahead:
             episode = known - 1 + ahead
             if episode + 1 < len(borders):
-                yield known, ahead, _figures(agent, everything, borders, episode)
+                yield known, ahead, _figures(agent, rows(episode, episode + 1))
 
 
 @torch.no_grad()
-def _figures(
-    agent: LatentAgent, everything: SequenceReplay, borders: list[int], episode: int
-) -> tuple[float, float, float]:
-    start, length = borders[episode], borders[episode + 1] - borders[episode]
-    data = everything.gather(torch.tensor([start]), length)
-    state = agent.model.filter(data, torch.Generator().manual_seed(0)).state
+def _figures(agent: LatentAgent, episode: Transitions) -> tuple[float, float, float]:
+    """Predict an episode's cost; return the mean, the worst member and the truth, in budgets."""
+    state = agent.model.filter(episode, torch.Generator().manual_seed(0)).state
     cost = agent.model.cost(state.feat[0], agent.sample_posterior()).mean(1)
     rate = agent.cost_rate
-    truth = data.cost.mean()
-    return float(cost.mean() / rate), float(cost.max() / rate), float(truth / rate)
+    return float(cost.mean() / rate), float(cost.max() / rate), float(episode.cost.mean() / rate)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def episodes_of(data: ImageDataset) -> list[Transitions]:
 
 
 Predictions = dict[tuple[str, str, str], list[Tensor]]
-"""(truth, kind of probe, representation) -> predictions for each held-out episode ``[time, part]``."""
+"""(truth, kind of probe, representation) -> predictions ``[time, part]`` by held-out episode."""
 
 
 def probe(

@@ -164,11 +164,10 @@ def ring() -> Landscape:
 
 
 def rosenbrock() -> Landscape:
-    """Descend Rosenbrock's valley in the unit disk; the objective is not concave.
+    """Maximise minus Rosenbrock's function in the unit disk; the objective is not concave.
 
-    The valley's lowest point (1, 1) lies outside of the disk.
-
-    On the disk the largest eigenvalue of the Hessian is below 1370 (at y near -1/6 on the rim).
+    The unconstrained optimum (1, 1) lies outside of the disk. On the disk, the Hessian's largest
+    eigenvalue is below 1370 (at y near -1/6 on the rim).
     """
 
     def objective(x: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ def _log_likelihood(
 
 
 def _statistics(data: Data) -> tuple[Tensor, Tensor]:
-    """Compute the data's precision ``[replication, 3, 3]`` and linear term ``[replication, 3, 2]``."""
+    """Compute the data's precision ``[replication, 3, 3]`` and linear term ``[..., 3, 2]``."""
     return tuple(data.inputs.mT @ x / NOISE_STD**2 for x in data)  # type: ignore[return-value]
 
 
