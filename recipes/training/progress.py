@@ -68,10 +68,10 @@ class Progress(tqdm):
             phase: a word such as "prefill".
         """
         results = f"return {episode_return:.1f}, cost {episode_cost:.1f}/{self._episode_budget:g}"
-        if slack is not None:
-            results += f", slack {slack:.2f}"
         if violations is not None:
             results += f", violations {violations}"
+        if slack is not None:
+            results += f", slack {slack:.2f}"
         self.colour = "red" if episode_cost > self._episode_budget else None
         self.set_description(phase, refresh=False)
         self.set_postfix_str(results, refresh=False)

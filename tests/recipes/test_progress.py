@@ -45,7 +45,7 @@ def test_the_line_shows_all_values(clock: Clock) -> None:
         clock.now += 10
         bar.show(1000, "prefill", episode_return=-12.34, episode_cost=5.0, slack=0.8, violations=0)
         assert str(bar) == (
-            "prefill: 1000/10000 steps, return -12.3, cost 5.0/25, slack 0.80, violations 0"
+            "prefill: 1000/10000 steps, return -12.3, cost 5.0/25, violations 0, slack 0.80"
             " [01:30 left, 100.00 steps/s]"
         )
         clock.now += 10
