@@ -31,6 +31,7 @@ from .latents import Gaussian as Gaussian
 from .latents import GaussianLatent as GaussianLatent
 from .latents import Latent as Latent
 from .latents import LatentDistribution as LatentDistribution
+from .margins import ConformalMargin as ConformalMargin
 from .normalizer import Normalizer as Normalizer
 from .optimizers.barrier import log_barrier as log_barrier
 from .optimizers.barrier_adam import BarrierAdam as BarrierAdam
@@ -38,6 +39,7 @@ from .optimizers.confidence import estimation_errors as estimation_errors
 from .optimizers.lagrangian import AugmentedLagrangian as AugmentedLagrangian
 from .optimizers.lagrangian import PIDLagrangian as PIDLagrangian
 from .optimizers.lbsgd import LBSGD as LBSGD
+from .optimizers.lbsgd import Watched as Watched
 from .optimizers.protocol import ConstrainedOptimizer as ConstrainedOptimizer
 from .optimizers.protocol import ConstrainedStep as ConstrainedStep
 from .optimizers.smoothness import SecantSmoothness as SecantSmoothness

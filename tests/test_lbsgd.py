@@ -853,3 +853,110 @@ def test_a_learning_rate_can_be_scheduled_and_is_resumed() -> None:
     assert resumed.learning_rate == 0.01
     with pytest.raises(ValueError, match="learning_rate"):
         optimizer.learning_rate = 0.0
+
+
+# ---- a worst case over members ---------------------------------------------------------------
+
+
+@both_directions
+@given(seeds, st.integers(2, 6), st.floats(-3.0, 3.0))
+def test_with_every_member_watched_each_keeps_half_of_its_slack(
+    direction: Direction, seed: int, members: int, exponent: float
+) -> None:
+    """And so does the worst of them, which is all that the barrier knows."""
+    problem = random_problem(seed, members, 10.0**exponent)
+    # One budget: the members' costs differ by a constant each.
+    offsets = problem.budget
+    smoothness = float(problem.constraint_smoothness.max())
+    x = nn.Parameter(problem.start.clone())
+    optimizer = LBSGD(
+        [x],
+        eta=0.1,
+        direction=direction,
+        objective_smoothness=problem.objective_smoothness,
+        constraint_smoothness=smoothness,
+        learning_rate=1.0,
+    )
+    for _ in range(5):
+        costs = problem.costs(x) - offsets
+        before = -costs.detach()
+        step = optimizer.step(
+            problem.objective(x), costs.max(), 0.0, watched=optimizer.watch(costs, 0.0)
+        )
+        assert step.feasible
+        after = -(problem.costs(x) - offsets).detach()
+        assert keeps_half(before, after)
+        assert keeps_half(before.min(), after.min())
+
+
+def steep_and_flat(x: Tensor) -> Tensor:
+    """Two linear members: the flat one is the worst at 0, the steep one just beyond."""
+    return torch.cat([0.9 + 0.9 * x, 0.89 + 10.0 * x])
+
+
+@both_directions
+def test_negative_control_the_worst_members_slope_alone_bounds_nothing(
+    direction: Direction,
+) -> None:
+    """Both members are linear, so that their true smoothness is 0."""
+
+    def slack_after_a_step(watch: bool) -> float:
+        x = nn.Parameter(vector(0.0))
+        optimizer = LBSGD(
+            [x],
+            eta=0.01,
+            direction=direction,
+            objective_smoothness=0.0,
+            constraint_smoothness=0.0,
+            learning_rate=0.3,
+        )
+        costs = steep_and_flat(x)
+        assert float(1 - costs.max().detach()) == pytest.approx(0.1)
+        optimizer.step(
+            1000 * x.sum(),
+            costs.max(),
+            1.0,
+            watched=optimizer.watch(costs, 1.0) if watch else None,
+        )
+        return float(1 - steep_and_flat(x).max().detach())
+
+    assert slack_after_a_step(watch=True) >= 0.05
+    # The steep member, which was not looked at, is far over the budget.
+    assert slack_after_a_step(watch=False) < -0.4
+
+
+def test_watching_a_constraint_itself_changes_nothing() -> None:
+    taken = []
+    for watch in (False, True):
+        x = nn.Parameter(vector(0.0, 0.0))
+        optimizer = LBSGD(
+            [x], eta=0.1, objective_smoothness=1.0, constraint_smoothness=2.0, direction="adam"
+        )
+        for _ in range(20):
+            cost = x.square().sum() + x.sum()
+            watched = optimizer.watch(cost.reshape(1), 1.0) if watch else None
+            taken.append(optimizer.step(5 * x.sum(), cost, 1.0, watched=watched))
+    for one, other in zip(taken[:20], taken[20:], strict=True):
+        assert one.step_length == other.step_length
+        assert one.slope == other.slope
+        assert one.slack.shape == other.slack.shape == ()
+
+
+def test_a_watched_cost_without_slack_allows_no_step() -> None:
+    x = nn.Parameter(vector(0.0))
+    optimizer = LBSGD([x], eta=0.1, objective_smoothness=0.0, constraint_smoothness=1.0)
+    watched = optimizer.watch(x + 2, 1.0)
+    step = optimizer.step(x.sum(), x.sum(), 1.0, watched=watched)
+    assert step.feasible
+    assert float(step.step_length) == 0.0
+
+
+def test_constants_of_constraints_do_not_fit_what_is_watched() -> None:
+    x = nn.Parameter(vector(0.0))
+    optimizer = LBSGD(
+        [x], eta=0.1, objective_smoothness=0.0, constraint_smoothness=vector(1.0, 2.0)
+    )
+    costs = torch.cat([x, 2 * x])
+    with pytest.raises(ValueError, match=r"^constraint_smoothness: got 2 constants; allowed one"):
+        optimizer.step(x.sum(), costs, 1.0, watched=optimizer.watch(costs, 1.0))
+    assert float(x.detach()) == 0.0

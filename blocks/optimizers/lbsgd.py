@@ -39,6 +39,13 @@ class _Move(NamedTuple):
     constraint_smoothness: Tensor
 
 
+class Watched(NamedTuple):
+    """Cost returns that limit a step without being in the barrier; ``LBSGD.watch`` makes one."""
+
+    slack: Float[Tensor, " watched"]
+    gradient: Float[Tensor, "watched parameter"]  # of the cost returns, by the flat parameters
+
+
 class LBSGDStep(NamedTuple):
     """What one step of ``LBSGD`` did."""
 
@@ -65,7 +72,11 @@ class LBSGD(LearningRate):
       gradient's scale.) Adam's learning rate replaces 1 / M_2; ``objective_smoothness`` is not
       used.
 
-    Both keep a_i' >= a_i / 2 under true constants. Then eta <- max(eta * eta_decay, eta_min). The
+    Both keep a_i' >= a_i / 2 under true constants. A *worst case* over members is not smooth: its
+    slope is the active member's, and bounds nothing where another takes over. Hand its members
+    over as ``watched``: then every one of them keeps half of its slack, and so does the worst.
+
+    Then eta <- max(eta * eta_decay, eta_min). The
     step's ``branch`` names the limit that set its length: ``"slack"`` is the feasibility bound,
     ``"curvature"`` is 1 / M_2, ``"full"`` is Adam's step without a limit.
 
@@ -139,6 +150,7 @@ class LBSGD(LearningRate):
         *,
         slack_error: float | int | Float[Tensor, "..."] = 0.0,
         slope_error: float | int | Float[Tensor, "..."] = 0.0,
+        watched: Watched | None = None,
     ) -> LBSGDStep:
         """Take one step on the parameters and keep the autograd graph.
 
@@ -150,6 +162,9 @@ class LBSGD(LearningRate):
                 slack - slack_error. One for all or ``[constraints]``.
             slope_error: >= 0, bound on the norm of the error in a cost return's gradient: the step
                 uses slope + slope_error. One for all or ``[constraints]``.
+            watched: cost returns that are to keep half of their slack too: the members behind a
+                worst case. They limit a feasible step; a recovery ignores them. Where one has no
+                slack left, a feasible step has length 0.
 
         Returns:
             Metrics of the step. An infeasible iterate is reported there, not raised.
@@ -162,7 +177,7 @@ class LBSGD(LearningRate):
         costs, eta = cost_return.reshape(-1), self.eta
         feasible = bool((slack > 0).all())
         if feasible:
-            move = self._barrier_move(objective, costs, slack, slope_error)
+            move = self._barrier_move(objective, costs, slack, slope_error, watched)
             self._recovery.active = False
             self.eta = max(eta * self._eta_decay, self._eta_min)
         else:
@@ -181,6 +196,18 @@ class LBSGD(LearningRate):
                 cost_return
             ),
         )
+
+    def watch(
+        self, cost_return: Float[Tensor, " watched"], budget: float | int | Float[Tensor, "..."]
+    ) -> Watched:
+        """Prepare cost returns for ``step(watched=...)``, with a backward pass for each of them.
+
+        Args:
+            cost_return: differentiable, ``[watched]``, such as one for each member.
+            budget: in their unit, one for all or ``[watched]``.
+        """
+        gradients = self._flat.gradients(*cost_return)
+        return Watched((budget - cost_return).detach(), torch.stack(gradients))
 
     def state_dict(self) -> dict[str, Any]:
         """Copy what a resumed run needs: eta, estimates and Adam's moments."""
@@ -207,35 +234,60 @@ class LBSGD(LearningRate):
         self.eta = float(state["eta"])
 
     def _barrier_move(
-        self, objective: Tensor, costs: Tensor, slack: Tensor, slope_error: float | int | Tensor
+        self,
+        objective: Tensor,
+        costs: Tensor,
+        slack: Tensor,
+        slope_error: float | int | Tensor,
+        watched: Watched | None,
     ) -> _Move:
         objective_gradient, *rest = self._flat.gradients(objective, *costs)
         cost_gradients = torch.stack(rest)
         gradient = (self.eta / slack) @ cost_gradients - objective_gradient
         norm = finite_norm(gradient)
-        here = self._flat.values()
-        smoothness = self._constraint_smoothness.update(here, cost_gradients)
+        here, count = self._flat.values(), len(costs)
+        # What limits the step: the constraints, and behind them what is watched.
+        limits, slopes_of = slack, cost_gradients
+        if watched is not None:
+            limits = torch.cat([slack, watched.slack])
+            slopes_of = torch.cat([cost_gradients, watched.gradient])
+        smoothness = self._constraint_smoothness.update(here, slopes_of)
+        if smoothness.numel() not in (1, len(limits)):
+            raise ValueError(
+                f"constraint_smoothness: got {smoothness.numel()} constants; allowed one for all "
+                "where costs are watched; give the largest."
+            )
+        smoothness = smoothness.expand(len(limits))
+        error = _one_each(slope_error, limits, count)
         if self._direction == "adam":
             whole = self._adam.move(gradient)
             length = vector_norm(whole)
-            slope = cost_gradients @ _unit(whole, length)
-            safe = safe_step_length(slack, slope + slope_error, constraint_smoothness=smoothness)
+            slope = slopes_of @ _unit(whole, length)
+            safe = safe_step_length(limits, slope + error, constraint_smoothness=smoothness)
             share = (safe.min() / length).clamp(max=1.0)  # x / 0 is inf: nothing to shorten
             branch = "slack" if share < 1.0 else "full"
-            return _Move(share * whole, share, slope, norm, branch, smoothness)
-        slope = cost_gradients @ _unit(-gradient, norm)
+            return _Move(share * whole, share, slope[:count], norm, branch, smoothness[:count])
+        slope = slopes_of @ _unit(-gradient, norm)
         of_objective = self._objective_smoothness.update(here, objective_gradient[None])
         rule: dict[str, float | Tensor] = {
             "eta": self.eta,
             "objective_smoothness": of_objective.reshape(()),
-            "constraint_smoothness": smoothness,
+            "constraint_smoothness": smoothness[:count],
         }
-        bound = slope.abs() + slope_error
-        step_size = lbsgd_step_size(slack, bound, norm, **rule)
+        bound = slope.abs() + error
+        step_size = lbsgd_step_size(slack, bound[:count], norm, **rule)
         # With |g| = 0 the feasibility bound is infinite, which leaves 1 / M_2.
-        curvature_bound = lbsgd_step_size(slack, bound, 0.0, **rule)
+        curvature_bound = lbsgd_step_size(slack, bound[:count], 0.0, **rule)
+        if watched is not None:
+            safe = safe_step_length(
+                watched.slack, bound[count:], constraint_smoothness=smoothness[count:]
+            )
+            # 0 / 0: without a gradient there is no step to limit.
+            step_size = torch.minimum(step_size, (safe.min() / norm).nan_to_num(nan=0.0))
         branch = "slack" if step_size < curvature_bound else "curvature"
-        return _Move(-step_size * gradient, step_size, slope, norm, branch, smoothness)
+        return _Move(
+            -step_size * gradient, step_size, slope[:count], norm, branch, smoothness[:count]
+        )
 
     def _recovery_move(self, costs: Tensor, slack: Tensor) -> _Move:
         change, norm = self._recovery.move(costs, slack)
@@ -252,3 +304,9 @@ class LBSGD(LearningRate):
 
 def _unit(vector: Tensor, norm: Tensor) -> Tensor:
     return vector / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+
+
+def _one_each(error: float | int | Tensor, limits: Tensor, count: int) -> Tensor:
+    """Return an error for each limit; what is watched has the largest of the constraints'."""
+    errors = torch.as_tensor(error).to(limits).expand(count)
+    return torch.cat([errors, errors.max().expand(len(limits) - count)])
