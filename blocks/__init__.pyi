@@ -40,6 +40,8 @@ from .optimizers.lagrangian import AugmentedLagrangian as AugmentedLagrangian
 from .optimizers.lagrangian import PIDLagrangian as PIDLagrangian
 from .optimizers.lbsgd import LBSGD as LBSGD
 from .optimizers.lbsgd import Watched as Watched
+from .optimizers.member_gradients import member_gradients as member_gradients
+from .optimizers.member_gradients import stack_parameters as stack_parameters
 from .optimizers.protocol import ConstrainedOptimizer as ConstrainedOptimizer
 from .optimizers.protocol import ConstrainedStep as ConstrainedStep
 from .optimizers.smoothness import SecantSmoothness as SecantSmoothness

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from blocks.types import Weights
+
 
 class ActionSample(NamedTuple):
     """Action in [-1, 1] and its log-density."""
@@ -65,10 +67,16 @@ class Actor(nn.Module):
         nn.init.constant_(self.output.bias[action_size:], float(torch.logit(share)))
 
     def forward(
-        self, feat: Float[Tensor, "*batch feat"]
+        self, feat: Float[Tensor, "*batch feat"], weights: Weights | None = None
     ) -> tuple[Float[Tensor, "*batch action"], Float[Tensor, "*batch action"]]:
-        """Compute mean and standard deviation before squashing."""
-        mean, raw = self.output(self.layers(feat)).chunk(2, dim=-1)
+        """Compute mean and standard deviation before squashing.
+
+        Args:
+            feat: latent features; with ``weights``, ``[member, batch, feat]``.
+            weights: a copy of the parameters for every member, see ``stack_parameters``.
+        """
+        output = self.output(self.layers(feat)) if weights is None else _stacked(feat, weights)
+        mean, raw = output.chunk(2, dim=-1)
         return mean, self.min_std + (self.max_std - self.min_std) * torch.sigmoid(raw)
 
     def mode(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch action"]:
@@ -76,7 +84,12 @@ class Actor(nn.Module):
         return torch.tanh(self(feat)[0])
 
     def sample(
-        self, feat: Float[Tensor, "*batch feat"], noise: Tensor, *, scale: float = 1.0
+        self,
+        feat: Float[Tensor, "*batch feat"],
+        noise: Tensor,
+        *,
+        scale: float = 1.0,
+        weights: Weights | None = None,
     ) -> ActionSample:
         """Draw a reparameterised action.
 
@@ -84,11 +97,13 @@ class Actor(nn.Module):
             feat: latent features.
             noise: standard normal, broadcast against ``[*batch, action]``.
             scale: factor on the standard deviation.
+            weights: a copy of the parameters for every member; ``feat`` is then
+                ``[member, batch, feat]``.
 
         Returns:
             The action and its log-density.
         """
-        mean, std = self(feat)
+        mean, std = self(feat, weights)
         std = scale * std
         raw = torch.addcmul(mean, std, noise)
         # log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2x)), exact for large |x|.
@@ -99,3 +114,17 @@ class Actor(nn.Module):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile ``sample``, which imagination calls at every step; see ``torch.compile``."""
         self.sample = cast(Any, torch).compile(self.sample, *args, **kwargs)
+
+
+def _stacked(feat: Tensor, weights: Weights) -> Tensor:
+    """Compute the output layer for ``[member, batch, feat]``, each member by its own weights."""
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return torch.baddbmm(weights[f"{name}.bias"].unsqueeze(1), x, weights[f"{name}.weight"].mT)
+
+    def normalised(x: Tensor, name: str) -> Tensor:
+        scale, bias = (weights[f"{name}.{kind}"].unsqueeze(1) for kind in ("weight", "bias"))
+        return F.silu(torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), scale))
+
+    hidden = normalised(linear(feat, "layers.0"), "layers.1")
+    return linear(normalised(linear(hidden, "layers.3"), "layers.4"), "output")
