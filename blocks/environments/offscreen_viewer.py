@@ -2,14 +2,19 @@
 
 import importlib
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Frame = NDArray[np.uint8]
+else:  # jaxtyping takes the bare class only
+    Frame = UInt8[np.ndarray, "height width 3"]
 
 ImageQuality = Literal["exact", "fast"]
-Frame = UInt8[NDArray[np.uint8], "height width 3"]
 
 
 class OffscreenCamera(ABC):

@@ -9,7 +9,6 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
 from blocks.environments.offscreen_viewer import (
@@ -75,10 +74,11 @@ class RobotCamera(OffscreenCamera):
         radius = max(conf.lidar_radius + conf.lidar_size, COMPASS)
         return not self._out_of_sight(centres, np.full(rings, radius)).all()
 
-    def _out_of_sight(
-        self, centres: Float[NDArray[Any], "object 3"], radii: Float[NDArray[Any], " object"]
-    ) -> Bool[NDArray[np.bool_], " object"]:
-        """Find the balls that are outside the camera's pyramid, as are their mirror images."""
+    def _out_of_sight(self, centres: NDArray[Any], radii: NDArray[Any]) -> NDArray[np.bool_]:
+        """Find the balls that are outside the camera's pyramid, as are their mirror images.
+
+        ``[object, 3], [object] -> [object]``.
+        """
         camera = self._viewer.cam.fixedcamid
         data, mirror = self._task.data, np.array([1.0, 1.0, -1.0])
         half = math.radians(self._task.model.cam_fovy[camera]) / 2

@@ -12,10 +12,10 @@ import copy
 import functools
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 from numpy.typing import NDArray
 
 from blocks.environments.compatibility import find_task, missing_package
@@ -31,9 +31,14 @@ try:
 except ModuleNotFoundError as error:
     raise missing_package(error) from error
 
+if TYPE_CHECKING:
+    Action = NDArray[np.float32]
+    Observation = NDArray[np.float32] | Frame
+else:  # jaxtyping takes the bare class only
+    Action = Float32[np.ndarray, " action"]
+    Observation = Float32[np.ndarray, " observation"] | Frame
+
 ObservationKind = Literal["vector", "image"]
-Action = Float32[NDArray[np.float32], " action"]
-Observation = Float32[NDArray[np.float32], " observation"] | Frame
 
 IMAGE_SIZE = 64
 VIDEO_SIZE = 256
@@ -181,9 +186,7 @@ class SafetyEnvironment(gymnasium.Env[Observation, Action]):
         self._steps_left = self.episode_length
         return self._observe(raw), dict(info)
 
-    def step(
-        self, action: Float[NDArray[Any], "..."]
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Apply an action for up to ``action_repeat`` environment steps.
 
         Args:
