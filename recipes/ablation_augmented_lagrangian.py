@@ -1,7 +1,4 @@
-"""CERL with LAMBDA's optimiser: an Augmented Lagrangian in place of log barrier and LBSGD.
-
-python recipes/ablation_augmented_lagrangian.py --seed 0
-"""
+"""CERL with LAMBDA's optimiser: an Augmented Lagrangian in place of log barrier and LBSGD."""
 
 from blocks import Actor, AugmentedLagrangian
 from recipes.agents import Config
@@ -10,7 +7,7 @@ from recipes.training import run
 
 
 def augmented_lagrangian(actor: Actor, config: Config) -> AugmentedLagrangian:
-    """With Adam's rate of the policy."""
+    """Use the policy's learning rate."""
     return AugmentedLagrangian(actor.parameters(), learning_rate=config.policy.actor_learning_rate)
 
 

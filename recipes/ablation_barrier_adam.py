@@ -1,8 +1,6 @@
 """CERL with the log barrier but without LBSGD: plain Adam on the barrier, no step-size rule.
 
-Learning rates, eta and the recovery from outside the feasible set are CERL's.
-
-python recipes/ablation_barrier_adam.py --seed 0
+Learning rates, eta and the recovery step are CERL's.
 """
 
 from blocks import Actor, BarrierAdam
@@ -13,7 +11,7 @@ from recipes.training import run
 
 
 def barrier_adam(actor: Actor, config: Config, scale: Scale = unscaled) -> BarrierAdam:
-    """With CERL's eta and learning rates; ``scale`` multiplies the gradient before Adam."""
+    """Use CERL's eta and learning rates; ``scale`` multiplies the gradient before Adam."""
     c, rate = config.safety, config.policy.actor_learning_rate
     return BarrierAdam(
         actor.parameters(),

@@ -1,9 +1,7 @@
 """CERL with softer pessimism: the mean of the worst members (CVaR) in place of the single worst.
 
-At `--cvar-alpha 1` this is the mean; up to 1 / members it is the worst case. Unlike a quantile
-it looks at all the members beyond its level, and each of them has a share in the gradient.
-
-python recipes/ablation_cvar.py --seed 0
+At `--cvar-alpha 1` this is the mean, up to 1 / members the worst case. Unlike a quantile, it
+averages all members beyond its level, so each of them contributes to the gradient.
 """
 
 from dataclasses import dataclass
@@ -17,14 +15,13 @@ from recipes.training import run
 
 @dataclass(frozen=True, kw_only=True, init=False)
 class Config(agents.Config):
-    """CERL's settings, and the fraction of the members that counts."""
+    """CERL's settings, and the fraction of the members in the mean."""
 
     cvar_alpha: float = 0.4
-    """Fraction of the members that counts, in (0, 1]: two of five."""
+    """Fraction of the members in the mean, in (0, 1]: two of five."""
 
 
 def agent(config: Config, environment: Environment) -> agents.Agent:
-    """CERL with CVaR at the configured fraction."""
     aggregate = of_policy(partial(cvar, alpha=config.cvar_alpha))
     return CERL(aggregate=aggregate)(config, environment)
 

@@ -1,7 +1,4 @@
-"""CERL without pessimism: the members' mean cost return in place of the worst.
-
-python recipes/ablation_mean_aggregator.py --seed 0
-"""
+"""CERL without pessimism: the members' mean cost return in place of the worst."""
 
 from blocks import mean, of_policy
 from recipes.cerl_full import CERL

@@ -1,9 +1,7 @@
-"""CERL with a factorised Gaussian over the weights, from which the members are drawn.
+"""CERL with members drawn from a factorised Gaussian over the weights.
 
-Variational inference (Bishop 2006, 10.1) in place of independent randomised members: too sure
-wherever the posterior's weights are correlated.
-
-python recipes/ablation_mean_field.py --seed 0
+Variational inference (Bishop 2006, 10.1) in place of independent randomised members; overconfident
+where the posterior's weights are correlated.
 """
 
 from blocks import MeanField

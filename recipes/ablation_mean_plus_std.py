@@ -1,11 +1,8 @@
-"""CERL with a dial from optimism to pessimism: mean + scale * standard deviation over members.
+"""CERL with adjustable pessimism: mean + scale * standard deviation over members.
 
-At 0 this is the mean; the larger, the more pessimistic; below 0 it is optimistic about costs. No
-member of five lies more than two deviations above their mean, so from `--std-scale 2` on it is
-never milder than the worst one. (The shape of ActSafe's bound, As et al. 2024, which has it for
-each step.)
-
-python recipes/ablation_mean_plus_std.py --seed 0
+At 0 this is the mean; below 0 it is optimistic about costs. None of five members is more than two
+deviations above their mean, so `--std-scale 2` is at least as pessimistic as the worst member.
+ActSafe's bound (As et al. 2024) has this form at each step.
 """
 
 from dataclasses import dataclass
@@ -19,14 +16,13 @@ from recipes.training import run
 
 @dataclass(frozen=True, kw_only=True, init=False)
 class Config(agents.Config):
-    """CERL's settings, and how pessimistic to be."""
+    """CERL's settings, and the scale of the deviation."""
 
     std_scale: float = 1.0
     """Standard deviations above the mean."""
 
 
 def agent(config: Config, environment: Environment) -> agents.Agent:
-    """CERL with the mean and so many standard deviations."""
     aggregate = of_policy(partial(mean_plus_std, scale=config.std_scale))
     return CERL(aggregate=aggregate)(config, environment)
 

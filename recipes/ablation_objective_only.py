@@ -1,7 +1,4 @@
-"""No safety at all: the same agent after return alone, with neither constraint nor guard.
-
-python recipes/ablation_objective_only.py --seed 0
-"""
+"""CERL's agent without safety: it maximises the return, with neither constraint nor guard."""
 
 from blocks import Actor, PIDLagrangian
 from recipes.agents import Config
@@ -10,7 +7,7 @@ from recipes.training import run
 
 
 def objective_only(actor: Actor, config: Config) -> PIDLagrangian:
-    """Adam on the objective: all gains are zero, so the multiplier stays at zero."""
+    """Ascend the objective with Adam: with zero gains the multiplier stays at zero."""
     return PIDLagrangian(
         actor.parameters(),
         learning_rate=config.policy.actor_learning_rate,

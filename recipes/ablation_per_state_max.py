@@ -1,9 +1,7 @@
 """CERL with LAMBDA's pessimism: the worst member at each start state in place of the worst overall.
 
-A policy is then held to a world that may be another one in every state: more cautious, and not the
-cost return of any member (As et al. 2022, algorithm 2).
-
-python recipes/ablation_per_state_max.py --seed 0
+The worst member can differ between states: this is more cautious, and not the cost return of any
+single member (As et al. 2022, algorithm 2).
 """
 
 from blocks import per_state, worst_case

@@ -1,9 +1,7 @@
 """CERL with a PID-controlled Lagrange multiplier in place of log barrier and LBSGD.
 
-Stooke, Achiam and Abbeel 2020. The gains fit an objective and costs of order one, as they are here
-(returns in units of their range, costs in budgets), and were not tuned.
-
-python recipes/ablation_pid_lagrangian.py --seed 0
+Stooke, Achiam and Abbeel 2020. The gains suit an objective and costs of order one, as here (returns
+in units of their range, costs in budgets), and were not tuned.
 """
 
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ class Config(agents.Config):
     """CERL's settings, and the controller's gains."""
 
     proportional_gain: float = 1.0
-    """K_P, in units of objective / cost return squared, as the others."""
+    """K_P; all gains are in units of objective / cost return squared."""
     integral_gain: float = 0.02
     """K_I, per update."""
     derivative_gain: float = 0.1
@@ -27,7 +25,6 @@ class Config(agents.Config):
 
 
 def agent(config: Config, environment: Environment) -> agents.Agent:
-    """CERL with a multiplier under the configured gains."""
 
     def pid_lagrangian(actor: Actor, _: agents.Config) -> PIDLagrangian:
         return PIDLagrangian(

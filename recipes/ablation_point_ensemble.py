@@ -1,8 +1,7 @@
-"""CERL without a posterior: a plain deep ensemble, members that differ in where they began.
+"""CERL without a posterior: a plain deep ensemble, whose members differ in their initial weights.
 
-Neither prior nor data of their own (Lakshminarayanan et al. 2017): they agree where there are data.
-
-python recipes/ablation_point_ensemble.py --seed 0
+They have no prior and share the data (Lakshminarayanan et al. 2017), so they agree where there are
+data.
 """
 
 from blocks import Point

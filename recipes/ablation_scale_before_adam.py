@@ -1,9 +1,7 @@
 """CERL with LBSGD's step size applied before Adam, as in public code, in place of after it.
 
-The gradient is multiplied by the step size and handed to Adam, which divides its scale out again
-(see `BarrierAdam`). As there, objective and cost return share one smoothness constant.
-
-python recipes/ablation_scale_before_adam.py --seed 0
+Adam divides the gradient by its scale, which cancels the step size (see `BarrierAdam`). As in that
+code, objective and cost return share one smoothness constant.
 """
 
 from functools import partial
@@ -16,7 +14,7 @@ from recipes.training import run
 
 
 def scale_before_adam(actor: Actor, config: Config) -> BarrierAdam:
-    """The step-size rule with its constants bound, before Adam."""
+    """Scale the gradient by LBSGD's step size before Adam."""
     smoothness = config.safety.constraint_smoothness
     rule = partial(
         lbsgd_step_size, objective_smoothness=smoothness, constraint_smoothness=smoothness

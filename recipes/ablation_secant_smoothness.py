@@ -1,7 +1,4 @@
-"""CERL that estimates its cost return's smoothness from the gradients it meets.
-
-python recipes/ablation_secant_smoothness.py --seed 0
-"""
+"""CERL that estimates the smoothness of its cost return from successive gradients."""
 
 from blocks import LBSGD, Actor, SecantSmoothness
 from recipes.agents import Config
@@ -11,7 +8,7 @@ from recipes.training import run
 
 
 def secant_lbsgd(actor: Actor, config: Config) -> LBSGD:
-    """LBSGD for which the configured constant is only the first guess."""
+    """Start the estimate at the configured constant."""
     return build_lbsgd(actor, config, SecantSmoothness(config.safety.constraint_smoothness))
 
 

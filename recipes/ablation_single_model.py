@@ -1,8 +1,6 @@
-"""CERL with one model, K = 1: no epistemic uncertainty, so nothing to be pessimistic about.
+"""CERL with one model, K = 1: no epistemic uncertainty, so no pessimism.
 
-The one member is a posterior sample as in CERL, with its own prior draw and share of the data.
-
-python recipes/ablation_single_model.py --seed 0
+The member is a posterior sample as in CERL, with a prior draw and a share of the data.
 """
 
 from recipes.cerl_full import CERL

@@ -1,8 +1,6 @@
 """CERL with a Stein posterior: particles that share the data and repel each other.
 
 Stein variational gradient descent (Liu and Wang 2016) in place of independent randomised members.
-
-python recipes/ablation_stein.py --seed 0
 """
 
 from blocks import Stein

@@ -1,16 +1,16 @@
 """CERL: Safe Exploration Using Bayesian World Models and Log-Barrier Optimization.
 
-The method of arXiv 2405.05890, from blocks, on a Safety-Gymnasium task:
+The method of arXiv 2405.05890 on a Safety-Gymnasium task:
 
     python recipes/cerl_full.py --task SafetyHalfCheetahVelocity-v1 --seed 0
 
-Until the run's steps are used up (``recipes.training`` runs this loop):
+``recipes.training`` runs this loop until the run has all its steps:
 
 1. **Collect**: the policy acts for one episode, behind the guard.
 2. **Fit** the posterior over world models to all data (``fit_posterior``).
 3. **Evaluate** the policy in imagination under every posterior sample: its return, and the cost
    return under the worst sample (``evaluate``).
-4. **Step**: LBSGD climbs the log barrier, with steps that keep the policy inside the pessimistic
+4. **Step**: LBSGD ascends the log barrier, with steps that keep the policy inside the pessimistic
    safe set (``optimizer.step``). Repeat 3 and 4, then collect again.
 """
 
@@ -30,7 +30,7 @@ from recipes.training import run
 
 
 class CERLAgent(LatentAgent):
-    """Acts in its latent state, fits its world models, improves its policy in the safe set."""
+    """Acts in its latent state, fits world models, improves its policy in the safe set."""
 
     STATEFUL = (*LatentAgent.STATEFUL, "critic", "cost_critic", "critic_optimizer", "optimizer")
 
@@ -44,14 +44,14 @@ class CERLAgent(LatentAgent):
         record_updates(self)  # on a GPU
 
     def begin(self) -> Metrics:
-        """After the prefill: fit the models and the first policy's values, then improve it."""
+        """After the prefill: fit the models and the critics, then improve the first policy."""
         updates = self.config.model.prefill_updates
         self.fit_posterior(updates)
         self.fit_critics(updates // 3)
         return self.learn(0.0)
 
     def learn(self, progress: float) -> Metrics:
-        """After an episode was collected: fit the posterior, then improve the policy."""
+        """After an episode: fit the posterior, then improve the policy."""
         c, updates = self.config.policy, self.config.model.updates_per_episode
         self.optimizer.learning_rate = c.actor_learning_rate + progress * (
             c.actor_learning_rate_end - c.actor_learning_rate
@@ -64,28 +64,27 @@ class CERLAgent(LatentAgent):
         return fitted | improved | self.disagreement() | shown
 
     def improve_policy(self, updates: int) -> Metrics:
-        """Climb the log barrier of return and worst-case cost return."""
+        """Ascend the log barrier of return and worst-case cost return."""
         weights, starts = self.sample_posterior(), self.start_states()
+        budget_share = self.config.safety.budget_share
         metrics: list[Metrics] = []
         for _ in range(updates):
             estimate = self.evaluate(self.sample_starts(starts), weights)
             with record_function("policy gradients and step"):
-                step = self.optimizer.step(
-                    estimate.gain, estimate.cost, self.config.safety.budget_share
-                )
+                step = self.optimizer.step(estimate.gain, estimate.cost, budget_share)
             metrics.append(policy_metrics(step, estimate))
             self.learn_critics(estimate.rollouts)
         return average(metrics)
 
     def fit_critics(self, updates: int) -> None:
-        """Learn the values of the policy as it is."""
+        """Learn the values of the present policy."""
         weights, starts = self.sample_posterior(), self.start_states()
         for _ in range(updates):
             estimate = self.evaluate(self.sample_starts(starts), weights, update_scale=False)
             self.learn_critics(estimate.rollouts)
 
     def evaluate(self, starts: State, weights: Weights, *, update_scale: bool = True) -> Estimate:
-        """Return and cost of the policy from the start states, under every posterior sample."""
+        """Estimate the policy's return and cost under every posterior sample."""
         c = self.config.policy
         with record_function("imagination"):
             members = self.config.posterior.members
@@ -116,14 +115,14 @@ class CERLAgent(LatentAgent):
         )
 
     def objective(self, returns: Tensor, entropy: Tensor) -> Tensor:
-        """What is maximised: J in units of the returns' range, and a little entropy."""
+        """Compute the objective: J in units of the returns' range, plus weighted entropy."""
         scale = self.return_scale.clamp_min(self.config.model.reward_unit).float()
         return self.parts.objective(returns) / scale + self.config.policy.entropy * entropy
 
     def lambda_returns(
         self, signal: Tensor, critic: Critic, feat: Tensor, discount: float
     ) -> Tensor:
-        """Lambda-returns ``[member, horizon, batch]`` of imagined states, by the slow critic."""
+        """Compute lambda-returns ``[member, horizon, batch]`` with the slow critic."""
         signals, values = (x.movedim(1, 0) for x in (signal, critic.target_value(feat)))
         returns = lambda_returns(
             signals, values, discount=discount, lambda_=self.config.policy.lambda_
@@ -131,7 +130,7 @@ class CERLAgent(LatentAgent):
         return returns.movedim(0, 1)
 
     def learn_critics(self, rollouts: Rollouts) -> None:
-        """One update of both critics towards the imagined returns."""
+        """Update both critics once towards the imagined returns."""
         with record_function("critics"):
             self.critic_optimizer.zero_grad()
             self.critic.loss(rollouts.feat, rollouts.returns).backward()
@@ -141,14 +140,14 @@ class CERLAgent(LatentAgent):
             self.cost_critic.update_target()
 
     def update_return_scale(self, returns: Tensor) -> None:
-        """Running 5-95 percentile range of the returns (Hafner et al. 2023)."""
+        """Average the 5-95 percentile range of the returns (Hafner et al. 2023)."""
         low, high = (torch.quantile(returns.detach().flatten(), share) for share in (0.05, 0.95))
         self.return_scale += 0.02 * ((high - low).double() - self.return_scale)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CERL(Components):
-    """CERL's parts. An ablation exchanges one of them: ``CERL(aggregate=of_policy(mean))``."""
+    """CERL's parts. An ablation exchanges one: ``CERL(aggregate=of_policy(mean))``."""
 
     agent: MakeAgent = CERLAgent
 

@@ -67,24 +67,25 @@ class Config:
         if not holds:
             raise ValueError(f"{name}: got {getattr(self, name)}; allowed: {allowed}.")
 
-    def for_omnisafe(self, logs: Path) -> dict[str, Any]:
-        """Return the settings by OmniSafe's names."""
-        return {
-            "seed": self.seed,
-            "train_cfgs": {"total_steps": self.steps, "torch_threads": self.threads},
-            "algo_cfgs": {"steps_per_epoch": self.steps_per_epoch},
-            "lagrange_cfgs": {"cost_limit": self.episode_budget},
-            "logger_cfgs": {"log_dir": str(logs), "use_tensorboard": False},
-        }
 
+def train(
+    run_folder: RunFolder, config: Config, omnisafe: ModuleType, length: int
+) -> dict[str, Any]:
+    """Train to ``config.steps``, evaluate, write summary and figure; return the summary.
 
-def train(run_folder: RunFolder, config: Config) -> dict[str, Any]:
-    """Train to ``config.steps``, evaluate, write summary and figure; return the summary."""
-    omnisafe, began = import_omnisafe(), time.monotonic()
-    length = episode_length(config)
+    ``length`` is the number of environment steps of an episode.
+    """
+    began = time.monotonic()
     records: list[EpisodeRecord] = []
     logs = run_folder.path / "omnisafe"
     logs.mkdir()
+    settings = {
+        "seed": config.seed,
+        "train_cfgs": {"total_steps": config.steps, "torch_threads": config.threads},
+        "algo_cfgs": {"steps_per_epoch": config.steps_per_epoch},
+        "lagrange_cfgs": {"cost_limit": config.episode_budget},
+        "logger_cfgs": {"log_dir": str(logs), "use_tensorboard": False},
+    }
     with (
         Progress(config.steps, config.episode_budget) as line,
         (logs / "console.txt").open("w") as console,
@@ -92,57 +93,20 @@ def train(run_folder: RunFolder, config: Config) -> dict[str, Any]:
     ):
 
         def record_episode(episode_return: float, cost: float, steps: int) -> None:
-            epoch = sum(record.steps for record in records) // config.steps_per_epoch
-            record = EpisodeRecord(1 + epoch, cost, episode_return, steps)  # 0 is the prefill
+            before = sum(record.steps for record in records)
+            epoch = 1 + before // config.steps_per_epoch  # 0 is the prefill
+            record = EpisodeRecord(epoch, cost, episode_return, steps)
+            log_episode(run_folder, before + steps, len(records), record, exploration_scale=1.0)
             records.append(record)
-            step = sum(record.steps for record in records)
-            log_episode(run_folder, step, len(records) - 1, record, exploration_scale=1.0)
-            line.show(step, episode_return=episode_return, episode_cost=cost)
+            line.show(before + steps, episode_return=episode_return, episode_cost=cost)
 
         with counted(omnisafe, record_episode, config.seed):
-            agent = omnisafe.Agent("PPOLag", config.task, custom_cfgs=config.for_omnisafe(logs))
+            agent = omnisafe.Agent("PPOLag", config.task, custom_cfgs=settings)
             agent.learn()
-        returns, costs = evaluate(omnisafe, config, Path(agent.agent.logger.log_dir))
-    summary = summarise(config, records, length, returns, costs)
-    run_folder.log(
-        "evaluation",
-        summary["environment_steps"],
-        return_mean=summary["final_return"],
-        cost_mean=summary["final_cost"],
-    )
-    learning_figure(run_folder)
-    summary["wall_seconds"] = round(time.monotonic() - began, 1)
-    run_folder.write_summary(summary)
-    return summary
-
-
-def evaluate(omnisafe: ModuleType, config: Config, logs: Path) -> tuple[list[float], list[float]]:
-    """Evaluate the final policy; return returns and costs of its episodes."""
-    returns: list[float] = []
-    costs: list[float] = []
-
-    def record_episode(episode_return: float, cost: float, _: int) -> None:
-        returns.append(episode_return)
-        costs.append(cost)
-
-    with counted(omnisafe, record_episode, EVALUATION_SEED + config.seed):
-        evaluator = omnisafe.Evaluator()
-        evaluator.load_saved(str(logs), f"epoch-{config.steps // config.steps_per_epoch}.pt")
-        evaluator.evaluate(config.evaluation_episodes)
-    # OmniSafe evaluates for 1000 steps per episode: shorter tasks report several episodes each.
-    return returns[: config.evaluation_episodes], costs[: config.evaluation_episodes]
-
-
-def summarise(
-    config: Config,
-    records: list[EpisodeRecord],
-    length: int,
-    returns: list[float],
-    costs: list[float],
-) -> dict[str, Any]:
-    """Summarise the run by the same names as the other recipes."""
+        final = evaluate(omnisafe, config, Path(agent.agent.logger.log_dir))
+    returns, costs, _ = map(list, zip(*final, strict=True))
     safety = safety_summary(records, episode_budget=config.episode_budget, episode_length=length)
-    return {
+    summary: dict[str, Any] = {
         "recipe": RECIPE,
         "task": config.task,
         "seed": config.seed,
@@ -154,6 +118,23 @@ def summarise(
         "final_costs": costs,
         "final_returns": returns,
     }
+    means = {"return_mean": summary["final_return"], "cost_mean": summary["final_cost"]}
+    run_folder.log("evaluation", safety.environment_steps, **means)
+    learning_figure(run_folder)
+    summary["wall_seconds"] = round(time.monotonic() - began, 1)
+    run_folder.write_summary(summary)
+    return summary
+
+
+def evaluate(omnisafe: ModuleType, config: Config, logs: Path) -> list[tuple[float, float, int]]:
+    """Evaluate the final policy; return return, cost and steps of each episode."""
+    episodes: list[tuple[float, float, int]] = []
+    with counted(omnisafe, lambda *e: episodes.append(e), EVALUATION_SEED + config.seed):
+        evaluator = omnisafe.Evaluator()
+        evaluator.load_saved(str(logs), f"epoch-{config.steps // config.steps_per_epoch}.pt")
+        evaluator.evaluate(config.evaluation_episodes)
+    # OmniSafe evaluates for 1000 steps per episode: shorter tasks report several episodes each.
+    return episodes[: config.evaluation_episodes]
 
 
 def episode_length(config: Config) -> int:
@@ -173,23 +154,18 @@ def episode_length(config: Config) -> int:
     return length
 
 
-def parse(arguments: list[str]) -> Config:
-    """Parse the command line; ``--smoke`` changes the defaults."""
-    smoke = Config(steps=3000, steps_per_epoch=3000, evaluation_episodes=1)
-    return tyro.cli(Config, args=arguments, default=smoke if "--smoke" in arguments else Config())
-
-
 def main(arguments: list[str]) -> None:
-    """Train by the command line; print errors in one line."""
+    """Train by the command line, where ``--smoke`` changes defaults; print errors in one line."""
+    smoke = Config(steps=3000, steps_per_epoch=3000, evaluation_episodes=1)
     try:
         with errors_in_one_line():
-            config = parse(arguments)
-            import_omnisafe()  # both checks come before the folder is made
-            episode_length(config)
+            default = smoke if "--smoke" in arguments else Config()
+            config = tyro.cli(Config, args=arguments, default=default)
+            omnisafe, length = import_omnisafe(), episode_length(config)  # before the folder
             run_folder = RunFolder.create(RECIPE, config.task, config.seed, config.out)
             with closing(run_folder):
                 run_folder.write_config(asdict(config))
-                rich.print(headline_table(train(run_folder, config)))
+                rich.print(headline_table(train(run_folder, config, omnisafe, length)))
                 print(f"the run is in {run_folder.path}")
     except KeyboardInterrupt:
         print("\nstopped; OmniSafe cannot resume: start again", file=sys.stderr)

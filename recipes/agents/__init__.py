@@ -1,4 +1,4 @@
-"""CERL's parts that recipes share: configuration, components, the agent in its latent state."""
+"""Parts that recipes share: configuration, components, the latent agent."""
 
 from recipes.agents.components import Components as Components
 from recipes.agents.config import Config as Config

@@ -1,8 +1,9 @@
-"""Settings of a run, in groups, and the presets that their defaults come from."""
+"""Settings of a run, in groups; presets with their defaults."""
 
 import dataclasses
 import difflib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, get_type_hints
@@ -11,7 +12,7 @@ from recipes.runs.errors import RunError
 from recipes.runs.folder import DESCRIPTION, RunFolder
 
 INITIAL_SHARE = 0.25
-"""Share of the start states that begin an episode: few of its states, but they decide the rest."""
+"""Share of the start states at the beginning of an episode."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +28,13 @@ class ModelConfig:
     image_depth: int = 32
     """Channels of the first layer of the image encoder and of the last of the decoder."""
     image_std: float = 1.0
-    """Standard deviation of a decoded pixel, whose range is 1: the smaller, the more it counts."""
+    """Standard deviation of a decoded pixel, whose range is 1; smaller values weigh images more."""
     bfloat16: bool = False
-    """Compute the image encoder's and decoder's layers in bfloat16; all else is float32."""
+    """Compute the layers of image encoder and decoder in bfloat16, the rest in float32."""
     reward_unit: float = 1.0
-    """Size of a reward per agent step that matters: for reward head, critics and return scale."""
+    """Reward per agent step that matters; scales reward head, critics and return scale."""
     free_nats: float = 1.0
-    """KL below which the latent is free."""
+    """KL below which the latent costs nothing."""
     kl_mix: float = 0.8
     """Share of the KL's gradient that trains the prior."""
     batch_size: int = 16
@@ -43,7 +44,7 @@ class ModelConfig:
     recent_fraction: float = 0.4
     """Share of each batch drawn from the recent episodes."""
     recent_episodes: int = 5
-    """How many episodes count as recent."""
+    """Number of episodes that count as recent."""
     model_learning_rate: float = 6e-4
     """Adam's rate for the world model."""
     noise_learning_rate: float = 6e-4
@@ -53,13 +54,18 @@ class ModelConfig:
     updates_per_episode: int = 40
     """Model updates, and as many policy updates, after each episode."""
 
+    @property
+    def feat_size(self) -> int:
+        """Size of the latent state."""
+        return self.deter_size + self.stoch_size
+
 
 @dataclass(frozen=True, kw_only=True)
 class PosteriorConfig:
     """Posterior over the weights of transition and cost head."""
 
     members: int = 5
-    """Posterior samples K."""
+    """Number K of posterior samples."""
     prior_scale: float = 0.5
     """Standard deviation of the transition weights' prior, in units of 1 / sqrt(fan_in)."""
     data_share: float = 0.8
@@ -67,9 +73,9 @@ class PosteriorConfig:
     cost_prior: float = 4.0
     """Median cost where nothing is known, in units of the budget's cost rate."""
     cost_prior_std: float = 2.0
-    """How far members differ about it, in e-folds."""
+    """Spread of the members' costs there, in e-folds."""
     cost_length_scale: float = 1.0
-    """Distance in the stochastic state over which a cost generalises."""
+    """Distance in the stochastic state over which costs generalise."""
     cost_learning_rate: float = 3e-3
     """Adam's rate for the cost heads."""
 
@@ -83,7 +89,7 @@ class PolicyConfig:
     imagination_batch_size: int = 32
     """Start states of a policy update; each is imagined under every member."""
     start_episodes: int = 5
-    """How many of the newest episodes, and of their beginnings, the start states come from."""
+    """Newest episodes from which the start states come."""
     start_replay_share: float = 0.25
     """Share of start states drawn from the whole replay; old, costly states keep raising the cost
     estimate of a policy that is now safe."""
@@ -102,7 +108,7 @@ class PolicyConfig:
     actor_learning_rate: float = 4e-4
     """Adam's rate for the policy, at the start."""
     actor_learning_rate_end: float = 1e-4
-    """The same at the end of the run; it falls linearly."""
+    """Adam's rate for the policy at the end of the run; it falls linearly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +120,7 @@ class SafetyConfig:
     budget_share: float = 0.4
     """Share of the budget that the policy is optimised for; the rest is margin."""
     guard_share: float = 0.6
-    """Share of its budget an episode may spend before the fallback takes over; 0: no guard."""
+    """Share of its budget an episode may spend before the fallback acts; 0: no guard."""
     prefill_scales: tuple[float, ...] = (0.25, 0.5, 1.0, 1.0, 1.0)
     """Exploration scale of each prefill episode; it stops growing at the first cost."""
     eta: float = 0.1
@@ -131,9 +137,8 @@ class SafetyConfig:
 class Config:
     """Every setting of a run, in groups.
 
-    Settings are given by name, those of the groups too. What is not given comes from the preset,
-    and with ``smoke`` from its tiny sizes. A recipe that has more settings derives
-    from this class.
+    Give settings by name, also those of the groups. The others come from the preset, and with
+    ``smoke`` from its tiny sizes. Recipes with more settings derive from this class.
 
     Raises:
         ValueError: a setting does not exist, or its value is not allowed.
@@ -144,23 +149,23 @@ class Config:
     """
 
     preset: Literal["cpu", "pixels", "paper"] = "cpu"
-    """Where the defaults come from: `cpu` learns in minutes, `pixels` from images within an hour on
-    two cores, `paper` has the published sizes."""
+    """Source of the defaults: `cpu` learns in minutes, `pixels` from images within an hour on two
+    cores, `paper` has the published sizes."""
     smoke: bool = False
-    """Tiny sizes, to see in a minute that everything works."""
+    """Use tiny sizes, to check in a minute that everything works."""
     task: str = "SafetyHalfCheetahVelocity-v1"
     """Safety-Gymnasium task."""
     observation: Literal["vector", "image"] = "vector"
-    """What the agent sees: the task's features, or 64x64 images from the robot's camera (on
-    velocity tasks from the camera that follows the body)."""
+    """The task's features, or 64x64 images from the robot's camera (on velocity tasks from the
+    camera that follows the body)."""
     image_quality: Literal["exact", "fast"] = "exact"
-    """The simulator's own picture, or a coarser one drawn in less time; see make_environment."""
+    """The simulator's picture, or a coarser one drawn in less time; see make_environment."""
     seed: int = 0
-    """Seed of everything random."""
+    """Seed of all random numbers."""
     out: Path | None = None
-    """The run's folder; runs/<recipe>/<task>/seed<k>-<time> by default."""
+    """Run folder; runs/<recipe>/<task>/seed<k>-<time> by default."""
     resume: Path | None = None
-    """Go on with the run in this folder from its last checkpoint."""
+    """Resume the run in this folder from its last checkpoint."""
     steps: int = 100_000
     """Environment steps, prefill included."""
     action_repeat: int = 2
@@ -168,11 +173,11 @@ class Config:
     evaluation_episodes: int = 10
     """Episodes of the final evaluation: mean action, no guard."""
     profile: bool = False
-    """Print each part's share of one iterate's time, and write a trace of it."""
+    """Print how the time of one iterate divides among its parts, and write a trace."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where the networks are; environments and replay are on the CPU."""
+    """Device of the networks; environments and replay stay on the CPU."""
     compile: bool = False
-    """Compile the repeated parts of an update: for a GPU; needs a C++ compiler and minutes."""
+    """Compile the repeated parts of an update, for a GPU; needs a C++ compiler and minutes."""
     threads: int = 2
     """Threads for independent parts of an update; values above 2 have no effect. Results are
     bit-identical; with images operations use threads too, and results differ by rounding."""
@@ -187,9 +192,8 @@ class Config:
         _check(self)
 
     def replace(self, **settings: Any) -> Self:
-        """Copy the configuration with other values for the settings named."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return type(self)(**values | settings)
+        """Copy the configuration with other values for the given settings."""
+        return dataclasses.replace(self, **settings)
 
     def to_json(self) -> dict[str, Any]:
         """Return every setting by name, as plain values."""
@@ -200,14 +204,14 @@ class Config:
 
     @classmethod
     def of_run(cls, run: RunFolder) -> Self:
-        """Read the configuration that a run was made with, but for where it lies.
+        """Read the configuration of a run, without its ``out`` and ``resume``.
 
         Raises:
-            RunError: the run was made by a version with other settings.
+            RunError: another version of the code, with other settings, made the run.
         """
         apart = {*DESCRIPTION, "out", "resume"}
         stored = {k: v for k, v in run.read_config().items() if k not in apart}
-        unknown = stored.keys() - _names(cls)
+        unknown = stored.keys() - _names(cls).union(*_groups(cls).values())
         if unknown:
             raise RunError(
                 f"{run.path} was made by another version of the code, with settings that this one "
@@ -273,27 +277,21 @@ PIXELS: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {"cpu": {}, "pixels": PIXELS, "paper": PAPER}
 
 
-def _groups(kind: type[Config]) -> dict[str, type]:
-    """The groups of settings, by the name of their field."""
-    hints = get_type_hints(kind)
-    return {
-        f.name: hints[f.name]
-        for f in dataclasses.fields(kind)
-        if dataclasses.is_dataclass(hints[f.name])
-    }
+def _names(kind: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
 
 
-def _names(kind: type[Config]) -> set[str]:
-    """Every setting by name, those of the groups included."""
-    groups = _groups(kind)
-    names = {f.name for f in dataclasses.fields(kind)} - groups.keys()
-    return names.union(*({f.name for f in dataclasses.fields(group)} for group in groups.values()))
+def _groups(kind: type[Config]) -> dict[str, set[str]]:
+    """Return the names of the settings of each group."""
+    kinds = {name: k for name, k in get_type_hints(kind).items() if dataclasses.is_dataclass(k)}
+    return {name: _names(group) for name, group in kinds.items()}
 
 
 def _resolve(kind: type[Config], given: dict[str, Any]) -> dict[str, Any]:
-    """A value for every field: as given, from the preset, or the field's default."""
-    groups, names = _groups(kind), _names(kind)
-    for name in given.keys() - names - groups.keys():
+    """Take each setting from ``given``, else from the preset, else from the field's default."""
+    groups = _groups(kind)
+    names = _names(kind).union(*groups.values())
+    for name in given.keys() - names:
         close = difflib.get_close_matches(name, names, n=1)
         meant = f"; perhaps you mean {close[0]}" if close else ""
         raise ValueError(f"{name}: there is no such setting{meant}.")
@@ -302,50 +300,37 @@ def _resolve(kind: type[Config], given: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"preset: got {preset}; allowed: {', '.join(PRESETS)}.")
     chosen = PRESETS[preset] | (SMOKE if given.get("smoke") else {})
     values: dict[str, Any] = {}
-    for f in dataclasses.fields(kind):
-        if f.name in groups:
-            settings = {n.name for n in dataclasses.fields(groups[f.name])}
-            group = given.get(f.name) or groups[f.name](
-                **{k: v for k, v in chosen.items() if k in settings}
-            )
-            exchanged = {k: v for k, v in given.items() if k in settings}
-            values[f.name] = dataclasses.replace(group, **exchanged)
+    fields: tuple[Any, ...] = dataclasses.fields(kind)
+    for entry in fields:
+        name = entry.name
+        if name not in groups:
+            values[name] = given.get(name, chosen.get(name, entry.default))
         else:
-            values[f.name] = given.get(f.name, chosen.get(f.name, f.default))
+            settings = given if name in given else chosen | given
+            group = given.get(name) or entry.default_factory()
+            exchanged = {k: settings[k] for k in groups[name] & settings.keys()}
+            values[name] = dataclasses.replace(group, **exchanged)
     return values
 
 
 def _check(config: Config) -> None:
-    """
-    Raises:
-        ValueError: a value is out of its range.
-    """
-    values, initial = config.to_json(), 1 - INITIAL_SHARE
+    """Raise a ValueError if a value is out of its range."""
+    values = config.to_json()
     counts = ("threads", "steps", "action_repeat", "evaluation_episodes", "members", "horizon")
     counts += ("start_episodes", "batch_size", "seq_len", "image_depth")
-    rules: list[tuple[str, bool, str]] = [
-        *((name, values[name] >= 1, "at least 1") for name in counts),
-        *(
-            (name, 0 < values[name] < math.inf, "above 0")
-            for name in ("episode_budget", "reward_unit", "image_std", "budget_share")
-        ),
-        ("guard_share", 0 <= values["guard_share"] <= 1, "from 0 (no guard) to 1"),
-        ("prefill_scales", len(values["prefill_scales"]) >= 1, "at least one scale"),
-        (
-            "horizon",
-            values["horizon"] < values["seq_len"],
-            f"below seq_len={values['seq_len']}, the length on which the dynamics are trained",
-        ),
-        (
-            "start_replay_share",
-            0 <= values["start_replay_share"] <= initial,
-            f"from 0 to {initial}",
-        ),
-        *((name, 0 <= values[name] < 1, "from 0 to below 1") for name in _DISCOUNTS),
-    ]
-    for name, holds, allowed in rules:
-        if not holds:
-            raise ValueError(f"{name}: got {values[name]}; allowed: {allowed}.")
-
-
-_DISCOUNTS = ("discount", "cost_discount")
+    positive = ("episode_budget", "reward_unit", "image_std", "budget_share")
+    seq_len, share = values["seq_len"], 1 - INITIAL_SHARE
+    trained = f"below seq_len={seq_len}, the length on which the dynamics are trained"
+    rules: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+        (counts, lambda value: value >= 1, "at least 1"),
+        (positive, lambda value: 0 < value < math.inf, "above 0"),
+        (("guard_share",), lambda value: 0 <= value <= 1, "from 0 (no guard) to 1"),
+        (("prefill_scales",), lambda value: len(value) >= 1, "at least one scale"),
+        (("horizon",), lambda value: value < seq_len, trained),
+        (("start_replay_share",), lambda value: 0 <= value <= share, f"from 0 to {share}"),
+        (("discount", "cost_discount"), lambda value: 0 <= value < 1, "from 0 to below 1"),
+    )
+    for names, holds, allowed in rules:
+        for name in names:
+            if not holds(values[name]):
+                raise ValueError(f"{name}: got {values[name]}; allowed: {allowed}.")

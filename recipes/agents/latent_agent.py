@@ -1,4 +1,4 @@
-"""An agent with a world model: acts, fits the model, chooses where imagination starts, resumes."""
+"""An agent with a world model: acts, fits the model, samples start states of imagination."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,16 +19,18 @@ from blocks import (
     Weights,
     WorldModel,
     discounted_budget,
+    imagine,
 )
 from blocks.world_model import WorldModelLoss
 from recipes.agents import builders
 from recipes.agents.components import Components
 from recipes.agents.config import INITIAL_SHARE, Config
-from recipes.agents.diagnostics import average, cost_disagreement, disagreement_on
+from recipes.agents.diagnostics import average
 from recipes.agents.protocols import Metrics
 from recipes.plotting.filmstrip import filmstrip
 
 START_SEQUENCES, START_LENGTH, BURN_IN = 48, 16, 8
+FAR_STEPS = 20
 
 
 class LatentAgent:
@@ -37,11 +39,11 @@ class LatentAgent:
     Attributes:
         STATEFUL: names of the attributes that a checkpoint holds.
         budget: discounted budget of the cost return; ``cost_rate``: the same per agent step.
-        update_model: one update, from the fields of ``Transitions`` and the number of all rows to
-            the terms of the loss.
-        generator: source of all noise, where the networks are.
+        update_model: one update, from the fields of ``Transitions`` and the replay size to the
+            terms of the loss.
+        generator: source of all noise, on the device of the networks.
         return_scale: running range of the returns, in double precision.
-        state, last_action: where the episode's filtering stands, ``[1, ...]``.
+        state, last_action: filtered state and last action of the episode, ``[1, ...]``.
     """
 
     STATEFUL: ClassVar[tuple[str, ...]] = ("model", "actor", "replay", "model_optimizer")
@@ -55,7 +57,7 @@ class LatentAgent:
         self.model = parts.world_model(config, environment).to(self.device)
         self.actor = parts.actor(config, environment).to(self.device)
         if config.compile:
-            self.model.compile(dynamic=False)  # few sizes, each for ever
+            self.model.compile(dynamic=False)  # few sizes, which never change
             self.actor.compile(dynamic=False)
         self.model_optimizer = builders.model_optimizer(config, self.model)
         self.return_scale: torch.Tensor = torch.tensor(
@@ -74,7 +76,7 @@ class LatentAgent:
         )
 
     def start_episode(self) -> None:
-        """Begin to filter a new episode."""
+        """Reset the filtered state."""
         self.state = self.model.rssm.initial(1)
         self.last_action = torch.zeros(1, self.actor.action_size, device=self.device)
 
@@ -95,11 +97,11 @@ class LatentAgent:
         return self.last_action[0].cpu().numpy()
 
     def begin(self) -> Metrics:
-        """After the prefill: fit the posterior. The policy stays as it is."""
+        """After the prefill: fit the posterior, not the policy."""
         return self.fit_posterior(self.config.model.prefill_updates)
 
     def learn(self, progress: float) -> Metrics:
-        """After an episode: fit the posterior. The policy stays as it is."""
+        """After an episode: fit the posterior, not the policy."""
         return self.fit_posterior(self.config.model.updates_per_episode)
 
     def fit_posterior(self, updates: int) -> Metrics:
@@ -107,6 +109,7 @@ class LatentAgent:
         c = self.config.model
         if isinstance(self.model.normalizer, Normalizer):
             self.model.normalizer.fit(self.replay.observations)
+        data_size = torch.tensor(len(self.replay), device=self.device)
         losses: list[torch.Tensor] = []
         for _ in range(updates):
             with record_function("replay"):
@@ -117,14 +120,13 @@ class LatentAgent:
                     recent_fraction=c.recent_fraction,
                     initial_fraction=0.125,
                 )
-            data_size = torch.tensor(len(self.replay), device=self.device)
             losses.extend(self.update_model(*self.on_device(data), data_size))
         names = [f"model_{name}" for name in WorldModelLoss._fields]
         return average([dict(zip(names, loss.tolist(), strict=True)) for loss in losses])
 
     @torch.no_grad()
     def start_states(self) -> State:
-        """Filtered states: of new episodes, of their beginnings, and of the whole replay."""
+        """Filter states of new episodes, of their beginnings, and of the whole replay."""
         c = self.config.policy
         data = self.on_device(
             self.replay.sample(
@@ -136,51 +138,75 @@ class LatentAgent:
             )
         )
         state = self.model.filter(data, self.generator).state
-        # A state that began at zero in the middle of an episode has not yet seen enough.
+        # Filtering from zero in the middle of an episode needs BURN_IN steps.
         known = data.is_first.cumsum(1) > 0
         known[:, BURN_IN:] = True
         return State(*(x[known] for x in state))
 
     def sample_starts(self, starts: State) -> State:
-        """As many of the start states as a policy update takes."""
+        """Draw the start states of a policy update."""
         count, size = len(starts.deter), (self.config.policy.imagination_batch_size,)
         index = torch.randint(count, size, generator=self.generator, device=self.device)
         return State(*(x[index] for x in starts))
 
     def sample_posterior(self) -> Weights:
-        """Posterior samples of the transition and the cost head, one for each member."""
+        """Sample transition and cost head for each member from the posterior."""
+        sample = self.model.parameter_posterior.sample()
+        return {name: value.detach() for name, value in sample.items()}
+
+    @torch.no_grad()
+    def disagreement_on_newest_episode(self) -> float:
+        """Measure the members' disagreement about costs in the newest episode.
+
+        Before and after the model has learned from the episode, it shows the value of its data.
+        """
+        newest = self.on_device(self.replay.newest_episode())
+        state = self.model.filter(newest, torch.Generator().manual_seed(0)).state
+        return self.cost_deviation(state.feat.flatten(0, 1), self.sample_posterior())
+
+    @torch.no_grad()
+    def disagreement(self) -> Metrics:
+        """Measure the members' disagreement about costs on recent states and far from them.
+
+        Far: of the imagined states after 20 steps of one random extreme action, the quarter with
+        the largest distance from any recent one.
+        """
+        recent = State(*(x[:256] for x in self.start_states()))
+        weights, members = self.sample_posterior(), self.model.members
+        near = State(*(x.expand(members, -1, -1) for x in recent))
+        shape = (1, len(recent.deter), self.actor.action_size)
+        signs = torch.randint(0, 2, shape, generator=self.generator, device=self.device)
+        extreme = (signs * 2.0 - 1).expand(members, -1, -1)
+        imagined = imagine(
+            self.model.transition(weights),
+            lambda feat, noise: (extreme, feat[..., 0]),
+            near,
+            FAR_STEPS,
+            action_size=self.actor.action_size,
+            generator=self.generator,
+        ).state
+        distance = torch.cdist(imagined.stoch[:, -1], recent.stoch).amin(-1).mean(0)
+        far = imagined.feat[:, -1, distance.topk(max(1, len(distance) // 4)).indices]
         return {
-            name: value.detach() for name, value in self.model.parameter_posterior.sample().items()
+            "disagreement_recent": self.cost_deviation(near.feat, weights),
+            "disagreement_far": self.cost_deviation(far, weights),
         }
 
-    def disagreement_on_newest_episode(self) -> float:
-        """Members' disagreement about the cost of the newest episode, in the budget's cost rate."""
-        newest = self.on_device(self.replay.newest_episode())
-        return disagreement_on(self.model, newest, self.cost_rate)
-
-    def disagreement(self) -> Metrics:
-        """Members' disagreement about cost, on recent states and far from them."""
-        recent = State(*(x[:256] for x in self.start_states()))
-        return cost_disagreement(
-            self.model,
-            self.sample_posterior(),
-            recent,
-            self.actor.action_size,
-            self.cost_rate,
-            self.generator,
-        )
+    def cost_deviation(self, feat: torch.Tensor, weights: Weights) -> float:
+        """Standard deviation of the cost over members, in units of the budget's cost rate."""
+        return float(self.model.cost(feat, weights).std(0, unbiased=False).mean()) / self.cost_rate
 
     def on_device(self, data: Transitions) -> Transitions:
-        """Sequences of the replay where the networks are."""
+        """Move sequences to the device of the networks."""
         return Transitions(*(x.to(self.device) for x in data))
 
     def illustrate(self, folder: Path) -> None:
-        """Draw the newest episode as seen, reconstructed and imagined, if it is of images."""
+        """Draw an episode of images: as seen, reconstructed and imagined."""
         if self.config.observation == "image":
             filmstrip(self.model, self.replay.newest_episode(), folder / "filmstrip.png")
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the agent needs to go on as if nothing had happened."""
+        """Collect the state of all ``STATEFUL`` parts, the generator and the return scale."""
         parts = {name: getattr(self, name).state_dict() for name in self.STATEFUL}
         return parts | {
             "generator": self.generator.get_state(),
@@ -188,7 +214,6 @@ class LatentAgent:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned."""
         for name in self.STATEFUL:
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
@@ -201,7 +226,7 @@ def update_model(
     generator: torch.Generator,
     *batch: torch.Tensor,
 ) -> tuple[torch.Tensor]:
-    """One update as a function of tensors: fields of ``Transitions``, then the number of all rows.
+    """Update once from tensors: the fields of ``Transitions``, then the replay size.
 
     Returns:
         The terms of the loss, in one tensor.
@@ -215,7 +240,7 @@ def update_model(
 
 
 def descend(loss: WorldModelLoss, model: WorldModel, optimizer: torch.optim.Optimizer) -> None:
-    """One step down the loss; a gradient that is far too long is clipped."""
+    """Take one step with the clipped gradient of the loss."""
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 100.0)

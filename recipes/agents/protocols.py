@@ -1,4 +1,4 @@
-"""The seams of an agent that a user may fill."""
+"""Protocols of an agent and of the parts around it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,13 +18,13 @@ Policy = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 @runtime_checkable
 class Agent(Protocol):
-    """What the training loop asks of an agent.
+    """An agent as the training loop calls it.
 
     Actions are float32 ``[action]`` in [-1, 1]; the loop maps them to the actuators' bounds.
     """
 
     def start_episode(self) -> None:
-        """Forget the episode before."""
+        """Forget the last episode."""
         ...
 
     def act(self, observation: NDArray[Any], scale: float) -> NDArray[np.float32]:
@@ -41,49 +41,49 @@ class Agent(Protocol):
         is_first: bool,
         terminated: bool = False,
     ) -> None:
-        """Store one row: an observation with the action, reward and cost that led to it.
+        """Store an observation with the action, reward and cost that led to it.
 
-        At ``is_first`` an episode begins: action, reward and cost are zero.
+        The first row of an episode has zero action, reward and cost.
         """
         ...
 
     def begin(self) -> Metrics:
-        """Learn from the prefill; returns metrics as ``learn`` does."""
+        """Learn from the prefill; return metrics as ``learn``."""
         ...
 
     def learn(self, progress: float) -> Metrics:
-        """Learn after an episode, with a share ``progress`` of the run done.
+        """Learn after an episode; ``progress`` is the completed share of the run, in [0, 1].
 
         Returns:
-            Metrics. The loop reads ``slack``, ``cost_mean``, ``cost_worst`` and ``pessimism`` where
-            they are given: slack, the members' mean and largest predicted cost of an episode, and
-            their difference, in units of the episode budget. They make the calibration figure.
+            Metrics. The loop uses ``slack``, ``cost_mean``, ``cost_worst`` and ``pessimism`` if
+            present: slack, the members' mean and largest predicted cost of an episode, and their
+            difference, in units of the episode budget.
         """
         ...
 
     def illustrate(self, folder: Path) -> None:
-        """Write pictures of what was learned into the run's folder, if there is anything to see."""
+        """Write pictures of the learned model into the run's folder, or do nothing."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs: tensors, numbers, strings and containers of these."""
+        """Return the state for a checkpoint: tensors, numbers, strings, containers of these."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where ``state_dict`` was taken."""
+        """Restore ``state_dict``; the agent then gives the same results."""
         ...
 
 
 @runtime_checkable
 class Guard(Protocol):
-    """Decides, before each action, whether the policy may go on; ``BudgetGuard`` is one."""
+    """Decides before each action whether the policy may act, as ``BudgetGuard`` does."""
 
     def allows(self, episode_cost: float) -> bool:
-        """Whether the policy may act after the episode has cost this much."""
+        """Decide from the cost of the episode so far whether the policy may act."""
         ...
 
 
 def zero_action(environment: Environment) -> Policy:
-    """The fallback that keeps still: the middle of every actuator's range."""
+    """Build the default fallback, which keeps to the middle of every actuator's range."""
     rest = np.zeros(environment.action_space.shape or (), np.float32)
     return lambda observation: rest

@@ -34,7 +34,7 @@ class Curve(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportedRun:
     """One finished run."""
 
     path: Path
@@ -63,7 +63,9 @@ class Run:
         return self.episode_budget / float(length)
 
 
-def read_runs(paths: Sequence[Path], by_commit: bool = False) -> tuple[list[Run], dict[Path, str]]:
+def read_runs(
+    paths: Sequence[Path], by_commit: bool = False
+) -> tuple[list[ReportedRun], dict[Path, str]]:
     """Read every run in or beneath the paths; a path may also be a summary file alone.
 
     Args:
@@ -85,7 +87,7 @@ def read_runs(paths: Sequence[Path], by_commit: bool = False) -> tuple[list[Run]
     return runs, left_out
 
 
-def _read_run(path: Path, by_commit: bool) -> Run:
+def _read_run(path: Path, by_commit: bool) -> ReportedRun:
     """Read one run; a RunError says why it cannot be counted."""
     if path.is_file():
         summary = _read_object(path)
@@ -116,7 +118,9 @@ def _read_run(path: Path, by_commit: bool) -> Run:
     if by_commit:
         settings["commit"] = commit or "unknown"
     budget = figures["episode_budget"]
-    return Run(path, recipe, task, seed, int(steps), budget, settings, commit, figures, curve)
+    return ReportedRun(
+        path, recipe, task, seed, int(steps), budget, settings, commit, figures, curve
+    )
 
 
 def _read_object(file: Path) -> dict[str, Any]:

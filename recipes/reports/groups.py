@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from recipes.reports.data import Run, read_runs
+from recipes.reports.data import ReportedRun, read_runs
 from recipes.reports.statistics import Estimate, improvement
 from recipes.runs.errors import RunError
 
@@ -31,7 +31,7 @@ class Group:
     recipe: str  # with the settings that distinguish it from others of the same recipe
     steps: int
     name: str  # the recipe, with the steps if runs of the task have different lengths
-    runs: tuple[Run, ...]
+    runs: tuple[ReportedRun, ...]
 
     def values(self, figure: str) -> np.ndarray:
         return np.array([run.figures[figure] for run in self.runs], dtype=float)
@@ -67,7 +67,7 @@ def read_groups(
     return group_runs(runs), left_out
 
 
-def check(runs: Sequence[Run]) -> None:
+def check(runs: Sequence[ReportedRun]) -> None:
     """Refuse runs that must not be in one report.
 
     Raises:
@@ -90,7 +90,7 @@ def check(runs: Sequence[Run]) -> None:
             )
 
 
-def group_runs(runs: Sequence[Run]) -> dict[str, list[Group]]:
+def group_runs(runs: Sequence[ReportedRun]) -> dict[str, list[Group]]:
     """The groups of each task, in the order of the runs."""
     groups: dict[str, list[Group]] = {}
     named = zip(_names(runs), runs, strict=True)
@@ -134,7 +134,7 @@ def compare(entrants: Sequence[Sequence[Group]]) -> list[Pairs]:
     ]
 
 
-def differing(runs: Sequence[Run]) -> list[str]:
+def differing(runs: Sequence[ReportedRun]) -> list[str]:
     """The settings in which the runs differ, in the order of the configuration."""
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     return [key for key in keys if len({_shown(run, key) for run in runs}) > 1]
@@ -148,12 +148,12 @@ def collect(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list
     return found
 
 
-def _identity(run: Run) -> tuple[object, ...]:
+def _identity(run: ReportedRun) -> tuple[object, ...]:
     settings = sorted((key, _shown(run, key)) for key in run.settings)
     return run.recipe, run.task, run.seed, run.steps, *settings
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
+def _names(runs: Sequence[ReportedRun]) -> list[str]:
     """The recipe, and the fewest settings that distinguish runs of one task."""
     keys: dict[tuple[str, bool], dict[str, None]] = {}
     for (_, family), same in collect(runs, lambda run: (run.task, run.family)).items():
@@ -168,7 +168,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
     return names
 
 
-def _distinguishing(runs: Sequence[Run]) -> list[str]:
+def _distinguishing(runs: Sequence[ReportedRun]) -> list[str]:
     """Settings, taken in order, each of which separates runs that those before it do not."""
     chosen: list[str] = []
     kinds = 1
@@ -179,7 +179,7 @@ def _distinguishing(runs: Sequence[Run]) -> list[str]:
     return chosen
 
 
-def _shown(run: Run, key: str) -> str:
+def _shown(run: ReportedRun, key: str) -> str:
     """A setting as text; 1.0 is shown as 1, since configurations have either."""
     value = run.settings.get(key, "not recorded")
     if isinstance(value, str):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import trim_mean
 
-from recipes.reports.data import COSTS, COUNTS, Run
+from recipes.reports.data import COSTS, COUNTS, ReportedRun
 from recipes.reports.groups import COMPARED, Group, Pairs, collect, differing, over_tasks
 from recipes.reports.published import METHODS, normalised
 from recipes.reports.statistics import Estimate, interquartile_mean, rate
@@ -180,7 +180,9 @@ def pessimism_table(groups: Sequence[Group]) -> list[Row]:
     ]
 
 
-def _run_row(columns: dict[str, Column], group: Group, seed: str, runs: Sequence[Run]) -> Row:
+def _run_row(
+    columns: dict[str, Column], group: Group, seed: str, runs: Sequence[ReportedRun]
+) -> Row:
     row = {"recipe": Cell(group.recipe), "seed": Cell(seed)}
     for name, (figure, together, form) in columns.items():
         values = [run.figures[figure] for run in runs if figure in run.figures]
@@ -272,7 +274,7 @@ def _percent(value: float) -> str:
     return f"{value:.2%}" if 0 < value < 0.01 else f"{value:.1%}"
 
 
-def _seeds(runs: Iterable[Run]) -> str:
+def _seeds(runs: Iterable[ReportedRun]) -> str:
     """0-4 rather than 0, 1, 2, 3, 4."""
     seeds = sorted(run.seed for run in runs)
     if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):

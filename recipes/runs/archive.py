@@ -7,13 +7,10 @@ small enough to commit, and `report.py` reads it like a run. Lists and skips unf
 not touch runs that are already in the archive.
 """
 
-from __future__ import annotations
-
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from tyro.conf import Positional
 
 from recipes.runs.atomic_files import to_json, write_atomically, write_json
 from recipes.runs.errors import RunError, errors_in_one_line
@@ -24,16 +21,6 @@ MACHINE_PATHS = ("out", "resume")
 """Paths in config.json that mean nothing on another machine."""
 KEPT_KINDS = ("episode", "iterate", "evaluation")
 """The kinds of lines copied from metrics.jsonl."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """Runs to copy, and where to."""
-
-    source: tyro.conf.Positional[Path]
-    """A study's folder, or any other folder with runs in it."""
-    archive: tyro.conf.Positional[Path]
-    """The folder for the copies; each run keeps its relative path."""
 
 
 def archive(source: Path, target: Path) -> tuple[list[Path], list[Path]]:
@@ -70,15 +57,19 @@ def _copy(run: RunFolder, target: Path) -> None:
     write_json(target / "summary.json", run.read_summary())
 
 
-def main(arguments: list[str]) -> None:
-    """Run the script; errors are printed in one line."""
+def main(source: Positional[Path], target: Positional[Path]) -> None:
+    """Copy finished runs.
+
+    Args:
+        source: folder of a study, or another folder with runs in it.
+        target: folder for the copies; each run keeps its relative path.
+    """
     with errors_in_one_line():
-        options = tyro.cli(Options, args=arguments)
-        copied, unfinished = archive(options.source, options.archive)
-    print(f"{len(copied)} runs copied to {options.archive}")
+        copied, unfinished = archive(source, target)
+    print(f"{len(copied)} runs copied to {target}")
     for name in unfinished:
         print(f"left out, unfinished: {name}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    tyro.cli(main)

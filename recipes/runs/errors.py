@@ -26,5 +26,6 @@ def errors_in_one_line() -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    """Join the error's message to one line with single spaces."""
-    return " ".join(str(error).split())
+    """Join the error's message and its notes to one line with single spaces."""
+    notes = getattr(error, "__notes__", ())
+    return " ".join("".join((str(error), *notes)).split())

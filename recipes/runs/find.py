@@ -1,7 +1,7 @@
 """Find run folders, finished or not."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from recipes.runs.errors import RunError
@@ -18,25 +18,23 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in paths:
         if path.name == "summary.json" and (path.parent / "config.json").exists():
-            beneath = [path.parent]
+            runs = [path.parent]
         elif path.is_file() and path.suffix == ".json":
-            beneath = [path]
+            runs = [path]
         elif path.is_dir():
-            beneath = _beneath(path)
+            runs = list(_beneath(path))
         else:
             raise RunError(f"there is no run folder {path}")
-        if not beneath:
+        if not runs:
             raise RunError(f"{path} holds no run (none of {', '.join(RUN_FILES)})")
-        for run in beneath:
+        for run in runs:
             found.setdefault(run.resolve(), run)
     return list(found.values())
 
 
-def _beneath(folder: Path) -> list[Path]:
-    found = []
+def _beneath(folder: Path) -> Iterator[Path]:
     for here, folders, files in os.walk(folder):
         folders.sort()
         if not set(files).isdisjoint(RUN_FILES):
-            found.append(Path(here))
+            yield Path(here)
             folders.clear()  # a run holds no other run
-    return found

@@ -74,8 +74,7 @@ class RunFolder:
     @staticmethod
     def default_path(recipe: str, task: str, seed: int) -> Path:
         """Return ``runs/<recipe>/<task>/seed<k>-<time>``."""
-        started = time.strftime("%Y%m%d-%H%M%S")
-        return Path("runs") / recipe / task / f"seed{seed}-{started}"
+        return Path("runs") / recipe / task / time.strftime(f"seed{seed}-%Y%m%d-%H%M%S")
 
     @classmethod
     def open(cls, path: Path, recipe: str | None = None) -> RunFolder:
@@ -159,13 +158,12 @@ class RunFolder:
     def save_checkpoint(self, state: dict[str, Any], step: int) -> None:
         """Save a state atomically: tensors, numbers, strings and dicts, lists, tuples of these."""
         _require_loadable(state, "state")
-        metrics = self.path / "metrics.jsonl"
         if self._metrics is not None:
             os.fsync(self._metrics.fileno())
         content = {
             "state": state,
             "step": step,
-            "metrics_bytes": metrics.stat().st_size,
+            "metrics_bytes": (self.path / "metrics.jsonl").stat().st_size,
             "config": to_json(_hyper_parameters(self.read_config())),
         }
         path = self.path / "checkpoints" / f"step-{step:012d}.pt"
@@ -181,8 +179,7 @@ class RunFolder:
         """Read the state to resume from; truncate metrics.jsonl to its length at the checkpoint."""
         checkpoint, damaged = self._newest_readable()
         metrics = self.path / "metrics.jsonl"
-        length = metrics.stat().st_size if metrics.exists() else 0
-        if length < checkpoint["metrics_bytes"]:
+        if not metrics.exists() or metrics.stat().st_size < checkpoint["metrics_bytes"]:
             raise RunError(f"{metrics} is shorter than at its checkpoint: lines are lost")
         self.close()
         os.truncate(metrics, checkpoint["metrics_bytes"])

@@ -1,25 +1,15 @@
-"""One episode of an agent in its environment, with the guard between them."""
+"""One episode of an agent in its environment, behind the guard."""
 
-from functools import partial
-from typing import Any, NamedTuple
+from itertools import count
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.profiler import record_function
 
-from blocks import Environment
+from blocks import Environment, EpisodeRecord
 from blocks.environments.protocol import Space
 from recipes.agents import Agent, Guard, Policy, zero_action
-
-
-class Episode(NamedTuple):
-    """One episode as it was lived; undiscounted sums over environment steps."""
-
-    episode_return: float
-    cost: float
-    steps: int
-    fallback_steps: int
-    frames: list[NDArray[np.uint8]]
 
 
 def run_episode(
@@ -27,24 +17,28 @@ def run_episode(
     environment: Environment,
     scale: float,
     *,
+    iterate: int = 0,
     guard: Guard | None = None,
     fallback: Policy | None = None,
     remember: bool = True,
-    frames: int | None = None,
-) -> Episode:
-    """Live one whole episode; once the guard refuses, the fallback acts to its end.
+    frames: list[NDArray[np.uint8]] | None = None,
+    actions: int | None = None,
+) -> EpisodeRecord:
+    """Run one whole episode; once the guard refuses, the fallback acts to its end.
 
-    What the fallback does is counted but not remembered: the world model is to know the policy's
-    world, and a body at rest teaches little.
+    Steps of the fallback count but are not remembered: the world model learns from the policy's
+    states, and a body at rest teaches little.
 
     Args:
         agent: acts, and remembers.
-        environment: of the episode; its ``reset`` starts it.
-        scale: of the exploration noise; 0 gives the mean action.
+        environment: is reset first.
+        scale: scale of the exploration noise; 0 gives the mean action.
+        iterate: number of the policy, for the record.
         guard: None trusts the agent to the end.
         fallback: acts once the guard refuses; None: the zero action.
-        remember: hand what happens to the agent.
-        frames: draw the episode, and leave it after so many actions.
+        remember: whether the agent remembers the episode.
+        frames: list to which a picture is added after each action; None: no pictures.
+        actions: end the episode after this many actions, if it is not over before.
     """
     observation, _ = environment.reset()
     agent.start_episode()
@@ -54,21 +48,19 @@ def run_episode(
         agent.remember(observation, start, reward=0.0, cost=0.0, is_first=True)
     total = cost = 0.0
     steps = fallback_steps = 0
-    pictures: list[NDArray[np.uint8]] = []
     fallback = fallback or zero_action(environment)
-    act = partial(agent.act, scale=scale)
-    over = False
-    while not over:
+    for taken in count(1):
         trusted = guard is None or guard.allows(cost)
-        policy = act if trusted else fallback
         with record_function("acting"):
-            action = policy(observation)
+            action = agent.act(observation, scale) if trusted else fallback(observation)
         with record_function("environment"):
             observation, reward, terminated, truncated, info = environment.step(
                 within_bounds(action, space)
             )
         total, cost, steps = total + reward, cost + info["cost"], steps + info["inner_steps"]
-        if trusted and remember:
+        if not trusted:
+            fallback_steps += info["inner_steps"]
+        elif remember:
             with record_function("replay"):
                 agent.remember(
                     observation,
@@ -78,18 +70,18 @@ def run_episode(
                     is_first=False,
                     terminated=terminated,
                 )
-        fallback_steps += 0 if trusted else info["inner_steps"]
         if frames is not None:
-            pictures.append(environment.render())
-        over = terminated or truncated or len(pictures) == frames
-    return Episode(total, cost, steps, fallback_steps, pictures)
+            frames.append(environment.render())
+        if terminated or truncated or taken == actions:
+            break
+    return EpisodeRecord(iterate, cost, total, steps, fallback_steps)
 
 
 def within_bounds(action: NDArray[Any], space: Space) -> NDArray[Any]:
-    """The environment's action for a policy's.
+    """Map a policy's action to the environment's.
 
     Args:
         action: ``[action]``, from -1 to 1.
-        space: the environment's ``action_space``; -1 is its ``low`` and 1 its ``high``.
+        space: the environment's ``action_space``; -1 maps to its ``low`` and 1 to its ``high``.
     """
     return (space.high + space.low) / 2 + (space.high - space.low) / 2 * action

@@ -1,24 +1,25 @@
-"""The experiment around an agent: prefill, then iterate, and leave a run folder behind.
+"""The experiment around an agent: prefill, then iterates; writes a run folder.
 
-Every environment step counts, from the first of the prefill on. Between two phases of policy
-learning one iterate acts for one episode; the prefill, by the first policy, is iterate 0.
+Every environment step counts, also those of the prefill. In each iterate one policy acts for one
+episode and then learns; the prefill, by the first policy, is iterate 0.
 """
 
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.profiler import record_function
 
 from blocks import Environment, EpisodeRecord, safety_summary, set_threads
 from blocks.safety_metrics import SafetySummary
-from recipes.agents import Agent, Components, Config, Guard, Metrics, Policy
+from recipes.agents import Agent, Components, Config, Metrics
 from recipes.agents.builders import require_device
+from recipes.plotting.figures import calibration_figure, learning_figure
 from recipes.runs.folder import RunFolder
 from recipes.runs.run import Run
 from recipes.training.episode import run_episode
@@ -26,12 +27,9 @@ from recipes.training.profiling import Profile
 from recipes.training.progress import Progress
 from recipes.training.results import (
     EVALUATION_SEED,
-    draw_figures,
-    evaluate,
     log_episode,
-    log_iterate,
+    pessimism_and_disagreement,
     record_video,
-    summarise,
 )
 from recipes.training.schedule import Schedule
 
@@ -49,12 +47,12 @@ def train(
     *,
     recipe: str = "custom",
 ) -> Run:
-    """Train an agent, evaluate it, and leave everything in a folder.
+    """Train and evaluate an agent; write all results to a folder.
 
     Args:
         agent: its parts, such as ``CERL(aggregate=...)``, or a function from a configuration and
             an environment to an object with the methods of ``Agent``.
-        config: the settings; with ``resume`` the run in that folder goes on.
+        config: the settings; ``resume`` continues the run in that folder.
         environment: where to train, or a function from a seed to one; the configuration's task by
             default. The evaluation uses the same object, reset with another seed.
         out: the run's folder; ``config.out`` by default.
@@ -76,59 +74,51 @@ def train(
         agent if isinstance(agent, Components) else Components(agent=lambda c, e, _: agent(c, e))
     )
     make_environment = _maker(environment, config, parts)
-    _use_threads(config)
-    trained_in = make_environment(config.seed)  # a task that does not exist leaves no folder
+    require_device(config.device)
+    set_threads(config.threads)
+    # Two cores make a single operation faster only with images.
+    torch.set_num_threads(config.threads if config.observation == "image" else 1)
+    trained_in = make_environment(config.seed)  # before the folder: the task may not exist
     with closing(_open(recipe, config)) as run_folder:
-        config = config.replace(out=run_folder.path)
-        guard = parts.guard(config)
-        training = Training(
-            run_folder=run_folder,
-            agent=parts(config, trained_in),
-            environment=trained_in,
-            schedule=Schedule(config.steps, config.safety.prefill_scales),
-            episode_budget=config.safety.episode_budget,
-            guard=guard,
-            fallback=parts.fallback(trained_in) if guard else None,
-        )
+        training = Training(config.replace(out=run_folder.path), parts, trained_in, run_folder)
         if config.resume:
             training.resume()
-        training.iterate(Profile(run_folder.path if config.profile else None))
-        return training.finish(config, make_environment(EVALUATION_SEED + config.seed))
+        training.iterate()
+        return training.finish(make_environment(EVALUATION_SEED + config.seed))
 
 
-@dataclass
 class Training:
-    """A run in progress: the loop's parts, and what it has to remember across a resume."""
+    """A run in progress; a checkpoint holds the agent, ``records``, ``learned`` and the time."""
 
-    run_folder: RunFolder
-    agent: Agent
-    environment: Environment
-    schedule: Schedule
-    episode_budget: float
-    guard: Guard | None = None
-    fallback: Policy | None = None
-    records: list[EpisodeRecord] = field(default_factory=list)
-    learned: Metrics = field(default_factory=dict)
-    begun: float = field(default_factory=time.monotonic)
+    def __init__(
+        self, config: Config, parts: Components, environment: Environment, run_folder: RunFolder
+    ) -> None:
+        self.config, self.environment, self.run_folder = config, environment, run_folder
+        self.agent = parts(config, environment)
+        self.guard, self.fallback = parts.guard(config), parts.fallback(environment)
+        self.schedule = Schedule(config.safety.prefill_scales)
+        self.episode_budget = config.safety.episode_budget
+        self.records: list[EpisodeRecord] = []
+        self.learned: Metrics = {}
+        self.begun = time.monotonic()
 
     @property
     def steps(self) -> int:
-        """Environment steps so far."""
         return sum(record.steps for record in self.records)
 
     @property
     def safety(self) -> SafetySummary:
-        """The counts over every step since the first."""
         return safety_summary(
             self.records,
             episode_budget=self.episode_budget,
             episode_length=self.environment.episode_length,
         )
 
-    def iterate(self, profile: Profile) -> None:
-        """Collect an episode, learn from it, save; until the steps are used up."""
-        with Progress(self.schedule.steps, self.episode_budget, self.steps) as line:
-            while self.steps < self.schedule.steps:
+    def iterate(self) -> None:
+        """Collect an episode, learn from it, save; until the run has all its steps."""
+        profile = Profile(self.run_folder.path if self.config.profile else None)
+        with Progress(self.config.steps, self.episode_budget, self.steps) as line:
+            while self.steps < self.config.steps:
                 iterate = self.schedule.iterate(len(self.records))
                 with profile.iterate(iterate):
                     record = self.collect(iterate)
@@ -145,50 +135,54 @@ class Training:
         profile.print()
 
     def collect(self, iterate: int) -> EpisodeRecord:
-        """One episode by the policy of this iterate, behind the guard."""
+        """Run and log one episode of this iterate's policy, behind the guard."""
         scale = self.schedule.scale(self.records)
-        episode = run_episode(
-            self.agent, self.environment, scale, guard=self.guard, fallback=self.fallback
-        )
-        record = EpisodeRecord(
+        record = run_episode(
+            self.agent,
+            self.environment,
+            scale,
             iterate=iterate,
-            cost=episode.cost,
-            episode_return=episode.episode_return,
-            steps=episode.steps,
-            fallback_steps=episode.fallback_steps,
+            guard=self.guard,
+            fallback=self.fallback,
         )
         self.records.append(record)
         log_episode(self.run_folder, self.steps, len(self.records) - 1, record, scale)
-        if iterate:
-            log_iterate(self.run_folder, self.steps, record, self.learned, self.episode_budget)
+        if iterate and {"cost_mean", "cost_worst"} <= self.learned.keys():
+            self.run_folder.log(
+                "iterate",
+                self.steps,
+                iterate=iterate,
+                predicted_cost_mean=self.learned["cost_mean"] * self.episode_budget,
+                predicted_cost_worst=self.learned["cost_worst"] * self.episode_budget,
+                realised_cost=record.cost,
+                budget=self.episode_budget,
+            )
         return record
 
     def learn(self) -> None:
         """Learn before the next episode, if there is one: first from the whole prefill."""
         prefill = len(self.schedule.prefill_scales)
-        if len(self.records) < prefill or self.steps >= self.schedule.steps:
+        if len(self.records) < prefill or self.steps >= self.config.steps:
             return
         begin = len(self.records) == prefill
-        progress = self.steps / self.schedule.steps
+        progress = self.steps / self.config.steps
         with record_function("rest of learning"):
             self.learned = self.agent.begin() if begin else self.agent.learn(progress)
         self.run_folder.log("update", self.steps, **self.learned)
         self.agent.illustrate(self.run_folder.path)
 
     def save(self) -> None:
-        """Write a checkpoint."""
         training = {
             "records": [tuple(record) for record in self.records],
             "learned": self.learned,
             "seconds": time.monotonic() - self.begun,
         }
         with record_function("checkpoint"):
-            self.run_folder.save_checkpoint(
-                {"agent": self.agent.state_dict(), "training": training}, self.steps
-            )
+            state = {"agent": self.agent.state_dict(), "training": training}
+            self.run_folder.save_checkpoint(state, self.steps)
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint."""
+        """Load the newest checkpoint."""
         saved = self.run_folder.load_checkpoint()
         self.agent.load_state_dict(saved["agent"])
         training = saved["training"]
@@ -196,43 +190,51 @@ class Training:
         self.learned, self.begun = training["learned"], time.monotonic() - training["seconds"]
         self.environment.episode_index = len(self.records)
 
-    def finish(self, config: Config, held_out: Environment) -> Run:
-        """Evaluate the final policy; write summary, figures and video."""
-        evaluation = evaluate(self.agent, held_out, config.evaluation_episodes)
-        about = {
-            "recipe": self.run_folder.recipe,
+    def finish(self, held_out: Environment) -> Run:
+        """Evaluate the final policy without the guard; write summary, figures and video."""
+        config, run_folder = self.config, self.run_folder
+        evaluation = [
+            run_episode(self.agent, held_out, 0.0, remember=False)
+            for _ in range(config.evaluation_episodes)
+        ]
+        returns = [episode.episode_return for episode in evaluation]
+        costs = [episode.cost for episode in evaluation]
+        updates = run_folder.read_metrics("update")
+        summary: dict[str, Any] = {
+            "recipe": run_folder.recipe,
             "task": config.task,
             "seed": config.seed,
             "members": config.posterior.members,
             "guard_share": config.safety.guard_share,
             "episode_budget": self.episode_budget,
+            **self.safety._asdict(),
+            "guard_episodes": sum(record.fallback_steps > 0 for record in self.records),
+            "guard_steps": sum(record.fallback_steps for record in self.records),
+            "final_return": float(np.mean(returns)),
+            "final_cost": float(np.mean(costs)),
+            "final_costs": costs,
+            "final_returns": returns,
+            **pessimism_and_disagreement(updates, config.safety.budget_share),
         }
-        updates = self.run_folder.read_metrics("update")
-        summary = summarise(
-            about, self.records, self.safety, evaluation, updates, config.safety.budget_share
-        )
-        self.run_folder.log(
+        run_folder.log(
             "evaluation",
             self.steps,
             return_mean=summary["final_return"],
             cost_mean=summary["final_cost"],
         )
-        draw_figures(self.run_folder)
-        summary["video"] = record_video(self.run_folder, self.agent, held_out)
+        learning_figure(run_folder)
+        if run_folder.read_metrics("iterate"):
+            calibration_figure(run_folder)
+        summary["video"] = record_video(run_folder, self.agent, held_out)
         summary["wall_seconds"] = round(time.monotonic() - self.begun, 1)
-        self.run_folder.write_summary(summary)
-        return Run(self.run_folder.path)
-
-
-def _parts_of(agent: MakeAgent) -> Components:
-    """CERL's environment, guard and fallback around any agent."""
-    return Components(agent=lambda config, environment, _: agent(config, environment))
+        run_folder.write_summary(summary)
+        return Run(run_folder.path)
 
 
 def _maker(
     environment: Environment | MakeEnvironment | None, config: Config, parts: Components
 ) -> MakeEnvironment:
-    """What builds (or starts over) an environment for a seed."""
+    """Return a function from a seed to an environment; it may restart the one given."""
     if environment is None:
         return partial(parts.environment, config)
     if isinstance(environment, Environment):
@@ -252,17 +254,11 @@ def _start_over(environment: Environment, seed: int) -> Environment:
 
 
 def _open(recipe: str, config: Config) -> RunFolder:
+    """Open the run to resume, or create a new one."""
     if config.resume:
         run_folder = RunFolder.open(config.resume, recipe)
         run_folder.check_config(config.to_json())
-        return run_folder
-    run_folder = RunFolder.create(recipe, config.task, config.seed, config.out)
-    run_folder.write_config(config.to_json())
+    else:
+        run_folder = RunFolder.create(recipe, config.task, config.seed, config.out)
+        run_folder.write_config(config.to_json())
     return run_folder
-
-
-def _use_threads(config: Config) -> None:
-    require_device(config.device)
-    set_threads(config.threads)
-    # Splitting an operation over two cores is slower at all sizes but those of images.
-    torch.set_num_threads(config.threads if config.observation == "image" else 1)

@@ -1,9 +1,8 @@
-"""`--profile`: where an iterate's time goes, part by part, and a trace of it.
+"""`--profile`: the time of each part of an iterate, and a trace.
 
-The shares are wall time of the main thread in the first iterate that learns from an episode, each
-part without the parts inside it, while it is recorded (which slows small operations down most). The
-trace holds every operation on all threads: open it in chrome://tracing or
-https://ui.perfetto.dev.
+The shares are wall time of the main thread in the first iterate that learns from an episode; each
+part excludes the parts inside it. Profiling slows small operations most. The trace holds every
+operation on all threads: open it in chrome://tracing or https://ui.perfetto.dev.
 """
 
 from collections.abc import Iterator
@@ -23,16 +22,12 @@ PARTS = (
     *("imagination", "returns", "policy gradients and step", "critics"),
     *("rest of learning", "checkpoint"),
 )
-"""Names that the code gives to its parts with ``record_function``."""
+"""Names of the parts in calls of ``record_function``."""
 OTHER = "everything else"
 
 
 class Profile:
-    """Profiles one iterate of a run; does nothing without a folder.
-
-    Args:
-        folder: where ``profile.json`` and ``trace.json.gz`` go; None: no profile.
-    """
+    """Profiles one iterate: writes ``profile.json`` and ``trace.json.gz`` to the folder, if any."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -52,7 +47,7 @@ class Profile:
         total = sum(seconds.values())
         shares = {part: value / total for part, value in seconds.items()}
         write_json(self._folder / "profile.json", {"seconds": seconds, "shares": shares})
-        self._table = Table("part", "seconds", "share", title="where the time of an iterate went")
+        self._table = Table("part", "seconds", "share", title="time of an iterate")
         for part in sorted(seconds, key=shares.__getitem__, reverse=True):
             self._table.add_row(part, f"{seconds[part]:.2f}", f"{shares[part]:.1%}")
 
@@ -63,7 +58,7 @@ class Profile:
 
 
 def seconds_of_parts(profiler: profile) -> dict[str, float]:
-    """Return the seconds of each part, without the parts inside it."""
+    """Sum the seconds of each part, without the parts inside it."""
     seconds = dict.fromkeys((*PARTS, OTHER), 0.0)
     for event in profiler.events() or ():
         if event.name in seconds and event.device_type.name == "CPU":

@@ -38,7 +38,7 @@ class Progress(tqdm):
         first_step: int = 0,
         file: TextIO | None = None,
     ) -> None:
-        stream: TextIO = file or sys.stdout
+        stream = file or sys.stdout
         self._terminal, self._episode_budget = stream.isatty(), episode_budget
         super().__init__(
             total=total_steps,
@@ -61,7 +61,7 @@ class Progress(tqdm):
         slack: float | None = None,
         violations: int | None = None,
     ) -> None:
-        """Show an episode's results, the policy's slack (in units of the budget), the violations.
+        """Show the results of an episode; slack is in units of the budget.
 
         Args:
             step: environment steps so far.

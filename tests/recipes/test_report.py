@@ -22,7 +22,7 @@ from recipes import report
 from recipes.reports import figures as report_figures
 from recipes.reports import statistics as report_statistics
 from recipes.reports import tables as report_tables
-from recipes.reports.data import Run, read_runs
+from recipes.reports.data import ReportedRun, read_runs
 from recipes.reports.groups import (
     check,
     compare,
@@ -372,7 +372,7 @@ hyper_parameters = st.dictionaries(st.sampled_from("abcd"), st.sampled_from([0, 
 def test_no_group_mixes_settings(found: list[dict[str, Any]]) -> None:
     zeros = dict.fromkeys((*report_tables.COUNTS, *report_tables.COSTS), 0.0)
     runs = [
-        Run(Path(), "r", TASK, seed, 1000, 25.0, values, "", zeros | {"episodes": 1.0})
+        ReportedRun(Path(), "r", TASK, seed, 1000, 25.0, values, "", zeros | {"episodes": 1.0})
         for seed, values in enumerate(found)
     ]
     (groups,) = group_runs(runs).values()
