@@ -1,0 +1,1 @@
+"""Recipes that are run, and the harness that they share."""

@@ -1,0 +1,1 @@
+"""Other libraries' algorithms, counted as the recipes are."""

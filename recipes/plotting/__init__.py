@@ -1,0 +1,1 @@
+"""A run's pictures: learning, calibration, filmstrip, video."""

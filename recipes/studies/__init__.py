@@ -1,0 +1,1 @@
+"""Studies: recipes x tasks x seeds, on this machine or a Ray cluster."""

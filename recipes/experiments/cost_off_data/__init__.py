@@ -1,0 +1,1 @@
+"""What a run's cost head predicts for states that nobody has visited."""

@@ -1,0 +1,1 @@
+"""What the latents of images hold of the simulator's state."""

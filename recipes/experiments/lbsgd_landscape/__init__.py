@@ -1,0 +1,1 @@
+"""LBSGD and its rivals on problems with known optima."""

@@ -1,0 +1,1 @@
+"""How often pessimism covers a cost return known in closed form."""

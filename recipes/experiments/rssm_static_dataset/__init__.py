@@ -1,0 +1,1 @@
+"""The world model's errors on held-out episodes of a recorded dataset."""
