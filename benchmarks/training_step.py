@@ -28,7 +28,8 @@ from recipes.cerl_full import CERL, CERLAgent
 
 ROWS, EPISODE_LENGTH = 2000, 500
 UPDATES = 4
-"""Updates in each timed run; the tables show the time of one."""
+"""Updates in each timed run, because the critics learn beside the next update; the tables show the
+time of one."""
 COST_RATE = 0.03
 BUDGET_SHARE = 40.0
 """Share of the budget; so large that every timed policy step is feasible, as nearly all steps of a

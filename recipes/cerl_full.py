@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from blocks import Critic, Environment, State, Weights, imagine, lambda_returns
+from blocks import Environment, State, Weights, imagine
 from recipes.agents import Components, Config, LatentAgent, Metrics
-from recipes.agents.builders import critic_optimizer
 from recipes.agents.components import MakeAgent
+from recipes.agents.critics import Critics
 from recipes.agents.diagnostics import Estimate, Rollouts, average, policy_metrics
 from recipes.agents.recording import record_updates
 from recipes.training import run
@@ -32,14 +32,11 @@ from recipes.training import run
 class CERLAgent(LatentAgent):
     """Acts in its latent state, fits world models, improves its policy in the safe set."""
 
-    STATEFUL = (*LatentAgent.STATEFUL, "critic", "cost_critic", "critic_optimizer", "optimizer")
+    STATEFUL = (*LatentAgent.STATEFUL, "critics", "optimizer")
 
     def __init__(self, config: Config, environment: Environment, parts: Components) -> None:
         super().__init__(config, environment, parts)
-        reward_value = config.model.reward_unit / (1 - config.policy.discount)
-        self.critic = parts.critic(config, reward_value).to(self.device)
-        self.cost_critic = parts.critic(config, self.budget).to(self.device)
-        self.critic_optimizer = critic_optimizer(config, self.critic, self.cost_critic)
+        self.critics = Critics(config, parts, self.budget, self.device)
         self.optimizer = parts.optimizer(self.actor, config)
         record_updates(self)  # on a GPU
 
@@ -73,7 +70,7 @@ class CERLAgent(LatentAgent):
             with record_function("policy gradients and step"):
                 step = self.optimizer.step(estimate.gain, estimate.cost, budget_share)
             metrics.append(policy_metrics(step, estimate))
-            self.learn_critics(estimate.rollouts)
+            self.critics.learn(estimate.rollouts)
         return average(metrics)
 
     def fit_critics(self, updates: int) -> None:
@@ -81,27 +78,28 @@ class CERLAgent(LatentAgent):
         weights, starts = self.sample_posterior(), self.start_states()
         for _ in range(updates):
             estimate = self.evaluate(self.sample_starts(starts), weights, update_scale=False)
-            self.learn_critics(estimate.rollouts)
+            self.critics.learn(estimate.rollouts)
 
     def evaluate(self, starts: State, weights: Weights, *, update_scale: bool = True) -> Estimate:
         """Estimate the policy's return and cost under every posterior sample."""
-        c = self.config.policy
         with record_function("imagination"):
             members = self.config.posterior.members
             imagined = imagine(
                 self.model.transition(weights),
                 self.actor.sample,
                 State(*(x.expand(members, -1, -1) for x in starts)),
-                c.horizon,
+                self.config.policy.horizon,
                 action_size=self.actor.action_size,
                 generator=self.generator,
             )
         feat = imagined.state.feat
         with record_function("returns"):
-            reward = self.model.reward(feat[:, 1:])
-            returns = self.lambda_returns(reward, self.critic, feat, c.discount)
-            cost = self.model.cost(feat[:, 1:], weights)
-            cost_returns = self.lambda_returns(cost, self.cost_critic, feat, c.cost_discount)
+            arrived = feat[:, 1:]
+            returns, cost_returns = self.critics.returns(
+                feat,
+                reward=lambda: self.model.reward(arrived),
+                cost=lambda: self.model.cost(arrived, weights),
+            )
         if update_scale:
             self.update_return_scale(returns)
         entropy = -imagined.log_prob.mean()
@@ -118,26 +116,6 @@ class CERLAgent(LatentAgent):
         """Compute the objective: J in units of the returns' range, plus weighted entropy."""
         scale = self.return_scale.clamp_min(self.config.model.reward_unit).float()
         return self.parts.objective(returns) / scale + self.config.policy.entropy * entropy
-
-    def lambda_returns(
-        self, signal: Tensor, critic: Critic, feat: Tensor, discount: float
-    ) -> Tensor:
-        """Compute lambda-returns ``[member, horizon, batch]`` with the slow critic."""
-        signals, values = (x.movedim(1, 0) for x in (signal, critic.target_value(feat)))
-        returns = lambda_returns(
-            signals, values, discount=discount, lambda_=self.config.policy.lambda_
-        )
-        return returns.movedim(0, 1)
-
-    def learn_critics(self, rollouts: Rollouts) -> None:
-        """Update both critics once towards the imagined returns."""
-        with record_function("critics"):
-            self.critic_optimizer.zero_grad()
-            self.critic.loss(rollouts.feat, rollouts.returns).backward()
-            self.cost_critic.loss(rollouts.feat, rollouts.cost_returns).backward()
-            self.critic_optimizer.step()
-            self.critic.update_target()
-            self.cost_critic.update_target()
 
     def update_return_scale(self, returns: Tensor) -> None:
         """Average the 5-95 percentile range of the returns (Hafner et al. 2023)."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from blocks.acceleration.threads import set_threads, side_by_side
+from blocks.acceleration.threads import in_background, set_threads, side_by_side
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +112,32 @@ def test_gradients_of_one_graph_are_the_same_to_the_bit_on_any_number_of_threads
 def test_no_thread_at_all_is_refused() -> None:
     with pytest.raises(ValueError, match=r"count: got 0; .* at least 1 thread"):
         set_threads(0)
+
+
+def test_in_background_the_caller_goes_on() -> None:
+    """With a thread to spare it runs beside the caller; the result and the error wait for it."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def work() -> str:
+        begun.set()
+        assert may_end.wait(10)
+        return "done"
+
+    set_threads(2)
+    try:
+        result = in_background(work)
+        assert begun.wait(10)
+        may_end.set()
+        assert result() == "done"
+        failed = in_background(lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            failed()
+    finally:
+        set_threads(1)
+
+
+def test_without_threads_the_background_is_now() -> None:
+    calls: list[str] = []
+    result = in_background(lambda: calls.append("called"))
+    assert calls == ["called"]
+    assert result() is None

@@ -82,6 +82,29 @@ def side_by_side(*functions: Callable[[], object]) -> tuple[object, ...]:
     return result, *(future.result() for future in futures)
 
 
+def in_background(function: Callable[[], object]) -> Callable[[], object]:
+    """Start a function on another thread if ``set_threads`` allows, otherwise call it now.
+
+    What holds for the functions of ``side_by_side`` holds for it and for what the caller does
+    meanwhile.
+
+    Args:
+        function: called without arguments.
+
+    Returns:
+        A function that waits for the result and returns it, or raises the function's exception.
+
+    Example:
+        >>> wait_for_sum = in_background(lambda: 1 + 1)
+        >>> wait_for_sum()
+        2
+    """
+    if _executor is None or hasattr(_worker, "entered"):
+        result = function()
+        return lambda: result
+    return _executor.submit(_call, function, torch.is_grad_enabled()).result
+
+
 @contextmanager
 def one_after_another() -> Generator[None, None, None]:
     """Keep ``side_by_side`` on the calling thread, because CUDA streams are per thread."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from blocks import Actor, Graphed, State, Weights, with_gradient
 from blocks.optimizers.flat_parameters import FlatParameters
+from recipes.agents.critics import Critics
 from recipes.agents.diagnostics import Estimate, Rollouts
 
 
@@ -20,13 +21,13 @@ class Recordable(Protocol):
     device: torch.device
     generator: torch.Generator
     actor: Actor
+    critics: Critics
     update_model: Callable[..., tuple[Tensor, ...]]
 
     def sample_posterior(self) -> Weights: ...
     def evaluate(
         self, starts: State, weights: Weights, *, update_scale: bool = True
     ) -> Estimate: ...
-    def learn_critics(self, rollouts: Rollouts) -> None: ...
 
 
 def record_updates(agent: Recordable) -> None:
@@ -46,12 +47,12 @@ class RecordedPolicy:
     def __init__(self, agent: Recordable) -> None:
         self._actor = FlatParameters(agent.actor.parameters())
         self._sample, self._evaluate = agent.sample_posterior, agent.evaluate
-        self._learn_critics = agent.learn_critics
+        self._learn_critics = agent.critics.learn
         self._recorded = {
             scaled: Graphed(partial(self._gradients, scaled), agent.generator)
             for scaled in (False, True)
         }
-        agent.evaluate, agent.learn_critics = self.evaluate, self.skip  # pyright: ignore[reportAttributeAccessIssue]
+        agent.evaluate, agent.critics.learn = self.evaluate, self.skip  # pyright: ignore[reportAttributeAccessIssue]
 
     def evaluate(self, starts: State, weights: Weights, *, update_scale: bool = True) -> Estimate:
         """Evaluate as the agent does; the critics have then learned from the rollouts."""
