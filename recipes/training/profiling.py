@@ -3,6 +3,8 @@
 The shares are wall time of the main thread in the first iterate that learns from an episode; each
 part excludes the parts inside it. Profiling slows small operations most. The trace holds every
 operation on all threads: open it in chrome://tracing or https://ui.perfetto.dev.
+
+The critics learn on a second thread if there is one; their time counts beside the main thread's.
 """
 
 from collections.abc import Iterator
