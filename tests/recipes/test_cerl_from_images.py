@@ -2,7 +2,6 @@
 
 import json
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,8 @@ from typing import Any
 import imageio.v3 as imageio
 import pytest
 import torch
-from processes import finish, launch, said
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from opengl import skip_without_opengl
+from processes import finish, launch, said
 
 CERL_FULL = Path(__file__).parents[2] / "recipes" / "cerl_full.py"
 TASK = "SafetyPointCircle1-v0"
