@@ -78,7 +78,7 @@ def test_negative_control_the_spread_along_the_estimated_gradient_breaks_the_pro
 
 
 def test_steps_with_bounds_stay_feasible_as_often_as_promised_and_others_do_not() -> None:
-    """Many steps from the same iterate, close to the wall x <= 1, each on noise of its own."""
+    """Many steps from the same iterate, close to the wall x <= 1, each with separate noise."""
     generator = torch.Generator().manual_seed(0)
     feasible: dict[float, list[bool]] = {0.0: [], 0.9: []}
     for level in feasible:

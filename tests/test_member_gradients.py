@@ -50,7 +50,7 @@ def test_each_copy_is_its_members() -> None:
 
 @given(st.integers(0, 1000))
 def test_rows_are_the_gradients_of_a_pass_for_each_member(seed: int) -> None:
-    """Through imagination, in which every member has dynamics of its own."""
+    """Through imagination, where the members have different dynamics."""
     members, network = 4, actor(seed)
     rssm = RSSM(embed_size=2, action_size=ACTION, deter_size=8, stoch_size=4, hidden_size=8)
     posterior = EnsemblePosterior(rssm.dynamics, members=members, prior_scale=1.0)

@@ -76,7 +76,7 @@ def test_every_byte_is_safety_gymnasium_s(task: str, seed: int) -> None:
     stock = StockPictures(task, seed)
     ours = make_environment(task, observation="image", seed=seed, action_repeat=REPEAT)
     lights = 0
-    for episode in range(2):  # the second one without a sky of its own
+    for episode in range(2):  # the second one has no separate sky
         rng = np.random.default_rng(episode)
         pictures = [ours.reset()[0]]
         np.testing.assert_array_equal(pictures[0], stock.reset(episode))

@@ -1,4 +1,4 @@
-"""The packages as a user installs them: from a wheel, in a virtual environment of their own."""
+"""The packages as users install them: from a wheel, in a separate virtual environment."""
 
 import os
 import shutil

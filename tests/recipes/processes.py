@@ -1,4 +1,4 @@
-"""Recipes in processes of their own, which tests stop, kill and wait for."""
+"""Start recipes in separate processes, which tests stop, kill and wait for."""
 
 import os
 import re

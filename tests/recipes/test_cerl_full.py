@@ -48,7 +48,7 @@ ABLATIONS: dict[str, tuple[set[str], dict[str, Any]]] = {
     "ablation_mean_field": ({"posterior"}, {}),
     "lambda_agent": ({"aggregate", "objective", "optimizer"}, {}),
 }
-# One of each kind runs to its end among the fast tests (the families have a test of their own).
+# One of each kind runs to its end among the fast tests (the families have a separate test).
 QUICK = {
     *("ablation_per_state_max", "ablation_scale_before_adam", "ablation_secant_smoothness"),
     *("ablation_objective_only", "ablation_single_model", "lambda_agent"),
@@ -88,7 +88,7 @@ def start(
 
 
 def launch(script: Path, *arguments: object, video: bool = False) -> subprocess.Popen[str]:
-    """A recipe in a process of its own; drawing a video is a third of a smoke run's time."""
+    """Start a recipe in a separate process; drawing a video is a third of a smoke run's time."""
     no_video = {} if video else {"MUJOCO_GL": "disabled"}
     return launch_script(script, *arguments, environment=no_video)
 

@@ -92,7 +92,7 @@ def test_recorded_updates_are_those_that_were_not() -> None:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile calls g++, or CXX")
 def test_compiled_updates_agree_on_two_threads() -> None:
-    # In a process of its own: torch cannot compile what jaxtyping checks.
+    # In a separate process: torch cannot compile what jaxtyping checks.
     command = [sys.executable, __file__, "--compiled"]
     environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # other tests run beside
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
