@@ -33,8 +33,8 @@ time of one."""
 COST_RATE = 0.03
 BUDGET_SHARE = 40.0
 """Share of the budget; so large that every timed policy step is feasible, as nearly all steps of a
-run are. Such a step needs two gradients, of objective and constraint. With the preset's share, the
-policy may exceed the budget on random transitions and take recovery steps with one gradient."""
+run are. With the preset's share, the policy may exceed the budget on random transitions and take
+recovery steps, which are cheaper."""
 TOP_OPERATIONS = 12
 SWEEP: tuple[dict[str, int], ...] = (
     {},
@@ -86,7 +86,8 @@ def build(
     sizes: Mapping[str, int] | None = None,
 ) -> CERLAgent:
     """Build an agent of a preset, with changed settings and a replay of random rows."""
-    settings: dict[str, Any] = {"budget_share": BUDGET_SHARE} | dict(sizes or {})
+    settings: dict[str, Any] = {"budget_share": BUDGET_SHARE, "margin_step": 0.0}
+    settings |= sizes or {}
     if members:
         settings["members"] = members
     config = Config(preset=preset, smoke=smoke, **settings)

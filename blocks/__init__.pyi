@@ -32,6 +32,9 @@ from .latents import GaussianLatent as GaussianLatent
 from .latents import Latent as Latent
 from .latents import LatentDistribution as LatentDistribution
 from .margins import ConformalMargin as ConformalMargin
+from .margins import ConformalShare as ConformalShare
+from .margins import FixedShare as FixedShare
+from .margins import Margin as Margin
 from .normalizer import Normalizer as Normalizer
 from .optimizers.barrier import log_barrier as log_barrier
 from .optimizers.barrier_adam import BarrierAdam as BarrierAdam

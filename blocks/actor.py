@@ -73,7 +73,8 @@ class Actor(nn.Module):
 
         Args:
             feat: latent features; with ``weights``, ``[member, batch, feat]``.
-            weights: a copy of the parameters for every member, see ``stack_parameters``.
+            weights: copies of the parameters, see ``stack_parameters``: one for each member, or
+                several, which share the member's batch in equal parts.
         """
         output = self.output(self.layers(feat)) if weights is None else _stacked(feat, weights)
         mean, raw = output.chunk(2, dim=-1)
@@ -97,8 +98,7 @@ class Actor(nn.Module):
             feat: latent features.
             noise: standard normal, broadcast against ``[*batch, action]``.
             scale: factor on the standard deviation.
-            weights: a copy of the parameters for every member; ``feat`` is then
-                ``[member, batch, feat]``.
+            weights: copies of the parameters, as above.
 
         Returns:
             The action and its log-density.
@@ -117,7 +117,13 @@ class Actor(nn.Module):
 
 
 def _stacked(feat: Tensor, weights: Weights) -> Tensor:
-    """Compute the output layer for ``[member, batch, feat]``, each member by its own weights."""
+    """Compute the output layer for ``[member, batch, feat]``, each part by its copy."""
+    copies, (members, batch) = len(weights["output.bias"]), feat.shape[:2]
+    if copies % members or batch % (copies // members):
+        raise ValueError(
+            f"weights: got {copies} copies; allowed a multiple of the {members} members that "
+            f"divides each one's batch of {batch}; give one copy for each member"
+        )
 
     def linear(x: Tensor, name: str) -> Tensor:
         return torch.baddbmm(weights[f"{name}.bias"].unsqueeze(1), x, weights[f"{name}.weight"].mT)
@@ -126,5 +132,7 @@ def _stacked(feat: Tensor, weights: Weights) -> Tensor:
         scale, bias = (weights[f"{name}.{kind}"].unsqueeze(1) for kind in ("weight", "bias"))
         return F.silu(torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), scale))
 
-    hidden = normalised(linear(feat, "layers.0"), "layers.1")
-    return linear(normalised(linear(hidden, "layers.3"), "layers.4"), "output")
+    parts = feat.reshape(copies, -1, feat.shape[-1])
+    hidden = normalised(linear(parts, "layers.0"), "layers.1")
+    output = linear(normalised(linear(hidden, "layers.3"), "layers.4"), "output")
+    return output.reshape(members, batch, -1)

@@ -9,6 +9,7 @@ members' disagreement to each step's cost (``mean_plus_std``).
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -150,7 +151,8 @@ def mean_plus_std(
     return values.mean(dim=dim) + scale * values.std(dim=dim, correction=0)
 
 
-def of_policy(aggregate: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+@dataclass(frozen=True)
+class of_policy:  # noqa: N801 (it is called like its neighbours)
     r"""Aggregate the whole policy's value under each member, as CERL does.
 
     .. math::
@@ -160,10 +162,7 @@ def of_policy(aggregate: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tenso
     one of the members.
 
     Args:
-        aggregate: from ``[member]`` to a scalar.
-
-    Returns:
-        A function from imagined returns ``[member, horizon, batch]`` to a scalar in their unit.
+        aggregate: from ``[member]`` to a scalar or ``[constraints]``.
 
     Example:
         >>> returns = torch.tensor([[[1.0, 4.0]], [[3.0, 0.0]]])  # two members, two start states
@@ -171,10 +170,13 @@ def of_policy(aggregate: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tenso
         tensor(2.5000)
     """
 
-    def aggregated(returns: Float[Tensor, "member horizon batch"]) -> Float[Tensor, ""]:
-        return aggregate(returns.mean((1, 2)))
+    aggregate: Callable[[Tensor], Tensor]
 
-    return aggregated
+    def __call__(
+        self, returns: Float[Tensor, "member horizon batch"]
+    ) -> Float[Tensor, "*constraint"]:
+        """From imagined returns to their aggregate, in the same unit."""
+        return self.aggregate(returns.mean((1, 2)))
 
 
 def per_state(aggregate: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

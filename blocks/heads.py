@@ -9,6 +9,11 @@ from torch import Tensor, nn
 
 from blocks.types import Weights
 
+SCALE_BATCHES, SCALE_RATE = 300, 0.05
+"""Batches that measure the scale of ``stoch``, and the step of its running average."""
+MIN_STD = 1e-3
+"""Floor of that scale."""
+
 
 class GaussianHead(nn.Module):
     """Feat -> mean of a Gaussian vector with one learned standard deviation per output.
@@ -96,12 +101,16 @@ class CostHead(nn.Module):
     The likelihood is Poisson. It estimates the mean of any non-negative cost consistently, also of
     costs summed over an action repeat.
 
+    The process sees ``stoch`` in units of its standard deviation in the first batches
+    (``observe``), so one length scale serves latents of any scale.
+
     Args:
         deter_size: size of the recurrent state.
         stoch_size: size of the stochastic state.
         hidden_size: width of the network's hidden layer.
         features: number of Fourier features.
-        length_scale: distance in ``stoch`` over which costs are correlated, > 0.
+        length_scale: distance over which costs are correlated, > 0, in standard deviations of
+            ``stoch``.
         prior_cost: median cost per agent step far from the data, > 0.
         prior_std: spread of the members there, in e-folds of the cost.
 
@@ -116,7 +125,7 @@ class CostHead(nn.Module):
         *,
         hidden_size: int = 64,
         features: int = 256,
-        length_scale: float = 1.0,
+        length_scale: float = 4.0,
         prior_cost: float = 0.05,
         prior_std: float = 2.0,
     ) -> None:
@@ -129,8 +138,12 @@ class CostHead(nn.Module):
         self.level = math.log(math.expm1(prior_cost))
         self.frequency: Tensor
         self.phase: Tensor
+        self.stoch_std: Tensor
+        self.observed: Tensor
         self.register_buffer("frequency", torch.randn(stoch_size, features) / length_scale)
         self.register_buffer("phase", 2 * math.pi * torch.rand(features))
+        self.register_buffer("stoch_std", torch.ones(()))
+        self.register_buffer("observed", torch.zeros(()))
         # These values are the mean of the weights' prior; members deviate from it.
         self.hidden_weight = nn.Parameter(torch.zeros(feat_size, hidden_size))
         self.hidden_bias = nn.Parameter(torch.zeros(1, hidden_size))
@@ -161,9 +174,22 @@ class CostHead(nn.Module):
         w = dict(self.named_parameters()) if weights is None else weights
         hidden = F.silu(feat @ w["hidden_weight"] + w["hidden_bias"])
         learned = hidden @ w["output_weight"] + w["output_bias"]
-        wave = torch.cos(feat[..., -self.stoch_size :] @ self.frequency + self.phase)
+        stoch = feat[..., -self.stoch_size :] / self.stoch_std
+        wave = torch.cos(stoch @ self.frequency + self.phase)
         unknown = (wave * math.sqrt(2 / self.phase.numel())) @ w["fourier_weight"] + self.level
         return (F.softplus(learned) + F.softplus(unknown)).squeeze(-1)
+
+    @torch.no_grad()
+    def observe(self, stoch: Float[Tensor, "*batch stoch"]) -> None:
+        """Measure the scale of ``stoch``, as long as the encoder settles: then it is fixed.
+
+        A scale that went on following the data would make new states look like known ones. All
+        dimensions share it: those that hardly move must not count as much as others.
+        """
+        self.observed += 1
+        rate = self.observed.reciprocal().clamp_min(SCALE_RATE) * (self.observed <= SCALE_BATCHES)
+        std = stoch.flatten(0, -2).var(0, unbiased=False).mean().sqrt()
+        self.stoch_std.lerp_(std.clamp_min(MIN_STD), rate)
 
     @staticmethod
     def log_prob(mean: Float[Tensor, "*batch"], cost: Tensor) -> Float[Tensor, "*batch"]:

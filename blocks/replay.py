@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -148,8 +149,11 @@ class SequenceReplay:
         recent_episodes: int = 1,
         recent_fraction: float = 0.0,
         initial_fraction: float = 0.0,
+        costly_fraction: float = 0.0,
     ) -> Transitions:
         """Sample sequences ``[batch, time, ...]`` with uniformly distributed starts.
+
+        The fractions exchange parts of the batch for sequences of particular interest.
 
         Args:
             batch_size: number of sequences.
@@ -158,6 +162,7 @@ class SequenceReplay:
                 with equal probability, whatever their length.
             recent_fraction: share of the batch that starts in a recent episode.
             initial_fraction: share of the batch that starts on the first row of a recent episode.
+            costly_fraction: share of the batch that contains a row with a cost, once there is one.
 
         Returns:
             The sequences.
@@ -171,15 +176,15 @@ class SequenceReplay:
                 f"seq_len: got {seq_len}; only {len(self)} rows are stored; collect more or ask "
                 "for shorter sequences"
             )
-        if recent_episodes < 1 or not 0 <= recent_fraction + initial_fraction <= 1:
+        fractions = (recent_fraction, initial_fraction, costly_fraction)
+        if recent_episodes < 1 or min(fractions) < 0 or sum(fractions) > 1:
             raise ValueError(
-                f"recent_episodes, recent_fraction, initial_fraction: got {recent_episodes}, "
-                f"{recent_fraction}, {initial_fraction}; allowed at least 1 episode, and fractions "
-                "that add up to at most 1; reduce the fractions"
+                "recent_episodes, recent_fraction, initial_fraction, costly_fraction: got "
+                f"{recent_episodes}, {', '.join(map(str, fractions))}; allowed at least 1 episode, "
+                "and fractions that add up to at most 1; reduce the fractions"
             )
         draw = cast(Any, self._generator).integers  # not fully typed
-        recent = round(batch_size * recent_fraction)
-        initial = round(batch_size * initial_fraction)
+        recent, initial, costly = (round(batch_size * fraction) for fraction in fractions)
         oldest, last = self.added - len(self), self.added - seq_len
         borders = np.array([*self._episode_starts[-recent_episodes:], self.added])
         episode: NDArray[np.int64] = draw(len(borders) - 1, size=recent + initial)
@@ -188,8 +193,61 @@ class SequenceReplay:
         starts[recent : recent + initial] = borders[episode[recent:]]
         # Starts too near the end are replaced by one of the last whole sequences.
         late: NDArray[np.int64] = draw(max(oldest, last + 1 - seq_len), last + 1, size=batch_size)
-        starts = np.where(starts > last, late, starts).clip(oldest)
+        starts = np.where(starts > last, late, starts)
+        rows = self._costly_rows() if costly else ()
+        if len(rows):
+            chosen = rows[draw(len(rows), size=costly)] - draw(seq_len, size=costly)
+            starts[batch_size - costly :] = np.minimum(chosen, last)
+        starts = starts.clip(oldest)
         return self.gather(_shared(starts), seq_len)
+
+    def effective_size(
+        self,
+        seq_len: int,
+        *,
+        recent_episodes: int = 1,
+        recent_fraction: float = 0.0,
+        initial_fraction: float = 0.0,
+        costly_fraction: float = 0.0,
+    ) -> float:
+        r"""Compute how many equally likely rows would inform as much as what ``sample`` draws.
+
+        .. math::
+            n_{eff} = 1 / \sum_i p_i^2
+
+        with the probability :math:`p_i` that an entry of a batch is row i (Kish 1965). Rows drawn
+        more often than others make a posterior no narrower than this.
+
+        Args: as for ``sample``.
+
+        Returns:
+            A number of rows, at most ``len(self)``.
+        """
+        size, oldest = len(self), self.added - len(self)
+        starts = np.zeros(size)  # probability that a sequence starts there
+        rows = self._costly_rows() - oldest
+        costly = costly_fraction if len(rows) else 0.0
+        starts += (1 - recent_fraction - initial_fraction - costly) / size
+        borders = np.array([*self._episode_starts[-recent_episodes:], self.added]) - oldest
+        for first, end in pairwise(borders.clip(0)):
+            if end > first:
+                starts[first:end] += recent_fraction / (len(borders) - 1) / (end - first)
+                starts[first] += initial_fraction / (len(borders) - 1)
+        for back in range(seq_len if costly else 0):
+            np.add.at(starts, (rows - back).clip(0), costly / len(rows) / seq_len)
+        # A sequence covers the rows after its start; none goes past the newest.
+        starts[size - seq_len] += starts[size - seq_len + 1 :].sum()
+        starts[size - seq_len + 1 :] = 0
+        covered = np.cumsum(starts)
+        covered[seq_len:] -= covered[:-seq_len].copy()
+        share = covered / covered.sum()
+        return float(1 / np.square(share).sum())
+
+    def _costly_rows(self) -> NDArray[np.int64]:
+        """Return the numbers of the stored rows with a cost, counted since the first ever added."""
+        oldest = self.added - len(self)
+        stored = np.flatnonzero(self._arrays[3][: len(self)])
+        return oldest + (stored - oldest) % self.capacity
 
     def newest_episode(self) -> Transitions:
         """Return the stored rows of the newest episode as one sequence ``[1, time, ...]``."""

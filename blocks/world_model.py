@@ -20,7 +20,7 @@ DETER_STD = 0.1
 """Standard deviation of a member's ``deter`` around the filter's; ``deter`` is in [-1, 1]."""
 
 BLOCK_ROWS = 50
-"""Rows per block; a member's share of the data consists of whole blocks."""
+"""Rows per block: neighbouring rows, which depend on each other, have the same weight."""
 
 
 class WorldModelLoss(NamedTuple):
@@ -51,7 +51,7 @@ class WorldModel(nn.Module):
 
     The members share the filter (encoder, recurrence, posterior head) and the decoders, which
     maximise the ELBO (Hafner et al. 2019, equation 3). Each member k is a whole transition and cost
-    head, drawn from the parameter posterior given its share of the filtered transitions:
+    head, drawn from the parameter posterior given its weighting of the filtered transitions:
     ``-log p(w_k) / data_size + KL(q || p_{w_k}) - log N(deter'; f_{w_k}, 0.1^2) - log p(c; w_k)``.
     So all members use the same latent states and can start from the same ones. They differ where
     data are missing.
@@ -68,10 +68,6 @@ class WorldModel(nn.Module):
             the cost head; returns an ``EnsemblePosterior``.
         free_nats: KL below which its gradient is zero, in nats.
         kl_mix: share of the KL's gradient that trains the prior, in [0, 1] (Hafner et al. 2021).
-        data_share: share of the data's blocks that each member sees, in (0, 1].
-
-    Raises:
-        ValueError: ``data_share`` is out of range.
     """
 
     def __init__(
@@ -86,14 +82,11 @@ class WorldModel(nn.Module):
         parameter_posterior: Callable[..., EnsemblePosterior] = EnsemblePosterior,
         free_nats: float = 1.0,
         kl_mix: float = 0.8,
-        data_share: float = 0.8,
     ) -> None:
         super().__init__()
-        if not 0 < data_share <= 1:
-            raise ValueError(f"data_share: got {data_share}; allowed in (0, 1]; take 0.8")
         self.normalizer, self.encoder, self.rssm = normalizer, encoder, rssm
         self.decoder, self.reward_head, self.cost_head = decoder, reward_head, cost_head
-        self.free_nats, self.kl_mix, self.data_share = free_nats, kl_mix, data_share
+        self.free_nats, self.kl_mix = free_nats, kl_mix
         cost_head.requires_grad_(False)
         self.parameter_posterior = parameter_posterior(
             nn.ModuleDict({"dynamics": rssm.dynamics, "cost": cost_head}),
@@ -169,38 +162,41 @@ class WorldModel(nn.Module):
             The terms of the loss.
         """
         out = self.filter(data, generator)
+        self.cost_head.observe(out.state.stoch)
         weights = self.parameter_posterior.sample(generator=generator or torch.default_generator)
         # The first row of an episode has no reward or cost.
         arrived = (~data.is_first).to(data.reward.dtype)
-        share = self.share(data.row) * arrived
+        weighting = self.data_weights(data.row) * arrived
 
         def others() -> tuple[Tensor, ...]:  # the only one that uses Pyro, in ``log_prior``
             return (
                 *self._decoding_losses(out.state.feat, data, arrived),
-                self._cost_loss(out.state.feat, data, weights, share),
+                self._cost_loss(out.state.feat, data, weights, weighting),
                 self._balanced_kl(out.posterior, out.prior),
                 self.parameter_posterior.log_prior().mean() / data_size,
             )
 
         def transitions() -> Tensor:
-            return self._transition_loss(out, data.action, weights, share)
+            return self._transition_loss(out, data.action, weights, weighting)
 
         (observation, reward, cost, kl, log_prior), transition = side_by_side(others, transitions)
         total = observation + reward + cost + kl + transition - log_prior
         return WorldModelLoss(total, observation, reward, cost, kl, transition, log_prior)
 
-    def share(self, row: Int[Tensor, "*batch"]) -> Float[Tensor, "member *batch"]:
-        """Compute each row's weight in each member's data: 1 / data_share or 0, one on average.
+    def data_weights(self, row: Int[Tensor, "*batch"]) -> Float[Tensor, "member *batch"]:
+        """Weigh each row for each member: Exp(1) for each block of rows, one on average.
 
-        The weight is a hash of member and block, so it never changes for a row.
+        The weighted likelihood bootstrap (Newton and Raftery 1994): with these weights the
+        minimisers of a linear-Gaussian model have the posterior's variance. A weight is a hash of
+        member and block, so it never changes for a row.
         """
         if not self.parameter_posterior.separate_data or self.members == 1:
             return torch.ones(self.members, *row.shape, device=row.device)
         member = torch.arange(1, self.members + 1, device=row.device).view(-1, *[1] * row.dim())
         mixed = (row // BLOCK_ROWS) * 2654435761 + member * 40503
         mixed = (mixed ^ (mixed >> 15)) * 2246822519
-        uniform = ((mixed >> 16) & 0xFFFF).to(torch.float32) / 0x10000
-        return (uniform < self.data_share).to(torch.float32) / self.data_share
+        uniform = (((mixed >> 16) & 0xFFFF).to(torch.float32) + 0.5) / 0x10000
+        return -torch.log1p(-uniform)
 
     def _decoding_losses(
         self, feat: Tensor, data: Transitions, arrived: Tensor
@@ -211,13 +207,13 @@ class WorldModel(nn.Module):
         return -observation.mean(), -reward.mean()
 
     def _cost_loss(
-        self, feat: Tensor, data: Transitions, weights: Weights, share: Tensor
+        self, feat: Tensor, data: Transitions, weights: Weights, weighting: Tensor
     ) -> Tensor:
-        mean_cost = self.cost(feat.flatten(0, 1), weights).view(share.shape)
-        return -(CostHead.log_prob(mean_cost, data.cost) * share).mean()
+        mean_cost = self.cost(feat.flatten(0, 1), weights).view(weighting.shape)
+        return -(CostHead.log_prob(mean_cost, data.cost) * weighting).mean()
 
     def _transition_loss(
-        self, out: Filtered, action: Tensor, weights: Weights, share: Tensor
+        self, out: Filtered, action: Tensor, weights: Weights, weighting: Tensor
     ) -> Tensor:
         """Compare each member's step from every filtered state with the next filtered state."""
         state = State(*(x[:, :-1].flatten(0, 1).detach() for x in out.state))
@@ -226,7 +222,7 @@ class WorldModel(nn.Module):
         deter, prior = self.transition(weights)(state, action)
         error = (deter - out.state.deter[:, 1:].flatten(0, 1).detach()) / DETER_STD
         loss = arrived.kl(prior) + 0.5 * error.square().sum(-1)
-        return (loss * share[..., 1:].flatten(1)).mean()
+        return (loss * weighting[..., 1:].flatten(1)).mean()
 
     def _balanced_kl(self, posterior: LatentDistribution, prior: LatentDistribution) -> Tensor:
         towards_posterior = posterior.map(Tensor.detach).kl(prior).mean().clamp_min(self.free_nats)

@@ -1,6 +1,6 @@
 """CERL with one model, K = 1: no epistemic uncertainty, so no pessimism.
 
-The member is a posterior sample as in CERL, with a prior draw and a share of the data.
+The member is a posterior sample as in CERL, with a prior draw; it weighs all data alike.
 """
 
 from recipes.cerl_full import CERL

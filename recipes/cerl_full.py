@@ -14,31 +14,44 @@ The method of arXiv 2405.05890 on a Safety-Gymnasium task:
    safe set (``optimizer.step``). Repeat 3 and 4, then collect again.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from blocks import Environment, State, Weights, imagine
+from blocks import LBSGD, Environment, State, Weights, imagine, stack_parameters
+from blocks.actor import ActionSample
+from blocks.optimizers.protocol import ConstrainedStep
 from recipes.agents import Components, Config, LatentAgent, Metrics
 from recipes.agents.components import MakeAgent
+from recipes.agents.config import ERROR_GROUPS
 from recipes.agents.critics import Critics
-from recipes.agents.diagnostics import Estimate, Rollouts, average, policy_metrics
+from recipes.agents.diagnostics import average, policy_metrics
+from recipes.agents.estimates import Estimate, Rollouts, estimate
 from recipes.agents.recording import record_updates
 from recipes.training import run
+
+LAST_UPDATES = 10
+"""Updates before an episode whose estimates predict its cost."""
 
 
 class CERLAgent(LatentAgent):
     """Acts in its latent state, fits world models, improves its policy in the safe set."""
 
-    STATEFUL = (*LatentAgent.STATEFUL, "critics", "optimizer")
+    STATEFUL = (*LatentAgent.STATEFUL, "critics", "optimizer", "margin")
 
     def __init__(self, config: Config, environment: Environment, parts: Components) -> None:
         super().__init__(config, environment, parts)
         self.critics = Critics(config, parts, self.budget, self.device)
         self.optimizer = parts.optimizer(self.actor, config)
-        record_updates(self)  # on a GPU
+        self.margin = parts.margin(config)
+        self.predicted_cost: float | None = None  # of an episode, in budgets
+        if self.device.type == "cuda":
+            record_updates(self)
 
     def begin(self) -> Metrics:
         """After the prefill: fit the models and the critics, then improve the first policy."""
@@ -53,41 +66,80 @@ class CERLAgent(LatentAgent):
         self.optimizer.learning_rate = c.actor_learning_rate + progress * (
             c.actor_learning_rate_end - c.actor_learning_rate
         )
-        new = self.disagreement_on_newest_episode()
+        self.move_margin()
+        new = self.judge_newest_episode("new") | {"new_cost": self.newest_cost()}
         fitted = self.fit_posterior(updates)
-        learned = self.disagreement_on_newest_episode()
+        learned = self.judge_newest_episode("learned")
         improved = self.improve_policy(updates)
-        shown = {"disagreement_new": new, "disagreement_learned": learned}
-        return fitted | improved | self.disagreement() | shown
+        return fitted | improved | self.disagreement() | new | learned
+
+    def move_margin(self) -> None:
+        """Compare the newest episode's cost with what was predicted for its policy."""
+        if self.predicted_cost is not None:
+            self.margin.update(self.predicted_cost, self.newest_cost())
 
     def improve_policy(self, updates: int) -> Metrics:
         """Ascend the log barrier of return and worst-case cost return."""
         weights, starts = self.sample_posterior(), self.start_states()
-        budget_share = self.config.safety.budget_share
         metrics: list[Metrics] = []
         for _ in range(updates):
             estimate = self.evaluate(self.sample_starts(starts), weights)
-            with record_function("policy gradients and step"):
-                step = self.optimizer.step(estimate.gain, estimate.cost, budget_share)
+            with record_function("policy step"):
+                step = self.step(estimate, allowed=self.margin.allowed(1.0))
             metrics.append(policy_metrics(step, estimate))
-            self.critics.learn(estimate.rollouts)
-        return average(metrics)
+        last = average(metrics[-LAST_UPDATES:])
+        self.predicted_cost = min(last["cost"], last["cost_worst"])
+        return average(metrics) | {"allowed": self.margin.allowed(1.0)}
+
+    def step(self, estimate: Estimate, allowed: float) -> ConstrainedStep:
+        """Step so that the cost stays below ``allowed`` budgets, under every member if LBSGD."""
+        gain, cost = estimate.differentiable(self.actor)
+        if not isinstance(self.optimizer, LBSGD):
+            return self.optimizer.step(gain, cost, allowed)
+        return self.optimizer.step(
+            gain,
+            cost,
+            allowed,
+            slack_error=estimate.slack_error,
+            slope_error=estimate.slope_error,
+            watched=estimate.watched(allowed),
+        )
 
     def fit_critics(self, updates: int) -> None:
         """Learn the values of the present policy."""
         weights, starts = self.sample_posterior(), self.start_states()
         for _ in range(updates):
-            estimate = self.evaluate(self.sample_starts(starts), weights, update_scale=False)
-            self.critics.learn(estimate.rollouts)
+            with torch.no_grad():
+                rollouts = self.roll_out(self.sample_starts(starts), weights, self.actor.sample)
+            self.critics.learn(rollouts)
 
-    def evaluate(self, starts: State, weights: Weights, *, update_scale: bool = True) -> Estimate:
-        """Estimate the policy's return and cost under every posterior sample."""
+    def evaluate(self, starts: State, weights: Weights) -> Estimate:
+        """Estimate the policy's return and cost under every posterior sample, with gradients."""
+        level = self.config.safety.confidence_level
+        copies = stack_parameters(self.actor, self.model.members * (ERROR_GROUPS if level else 1))
+        rollouts = self.roll_out(starts, weights, partial(self.actor.sample, weights=copies))
+        self.update_return_scale(rollouts.returns)
+        with record_function("policy gradients"):
+            estimated = estimate(
+                self.objective(rollouts.returns, rollouts.entropy),
+                rollouts,
+                copies,
+                self.parts.aggregate,
+                budget=self.budget,
+                level=level,
+            )
+        self.critics.learn(rollouts)
+        return estimated
+
+    def roll_out(
+        self, starts: State, weights: Weights, policy: Callable[..., ActionSample]
+    ) -> Rollouts:
+        """Imagine a policy under every posterior sample; compute its lambda-returns."""
         with record_function("imagination"):
-            members = self.config.posterior.members
             imagined = imagine(
                 self.model.transition(weights),
-                self.actor.sample,
-                State(*(x.expand(members, -1, -1) for x in starts)),
+                policy,
+                State(*(x.expand(self.model.members, -1, -1) for x in starts)),
                 self.config.policy.horizon,
                 action_size=self.actor.action_size,
                 generator=self.generator,
@@ -100,17 +152,7 @@ class CERLAgent(LatentAgent):
                 reward=lambda: self.model.reward(arrived),
                 cost=lambda: self.model.cost(arrived, weights),
             )
-        if update_scale:
-            self.update_return_scale(returns)
-        entropy = -imagined.log_prob.mean()
-        return Estimate(
-            gain=self.objective(returns, entropy),
-            cost=self.parts.aggregate(cost_returns) / self.budget,  # Jc, in budgets
-            mean_return=returns.detach().mean(),
-            member_costs=cost_returns.detach().mean((1, 2)) / self.budget,
-            entropy=entropy,
-            rollouts=Rollouts(feat[:, :-1], returns, cost_returns),
-        )
+        return Rollouts(feat[:, :-1], returns, cost_returns, -imagined.log_prob.mean())
 
     def objective(self, returns: Tensor, entropy: Tensor) -> Tensor:
         """Compute the objective: J in units of the returns' range, plus weighted entropy."""
@@ -121,6 +163,14 @@ class CERLAgent(LatentAgent):
         """Average the 5-95 percentile range of the returns (Hafner et al. 2023)."""
         low, high = (torch.quantile(returns.detach().flatten(), share) for share in (0.05, 0.95))
         self.return_scale += 0.02 * ((high - low).double() - self.return_scale)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Collect the state, with the prediction that the next episode is compared with."""
+        return super().state_dict() | {"predicted_cost": self.predicted_cost}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.predicted_cost = state["predicted_cost"]
 
 
 @dataclass(frozen=True, kw_only=True)

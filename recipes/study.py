@@ -43,6 +43,8 @@ class Options:
     """Folder of the study; default: runs/studies/<name>."""
     report: bool = True
     """Make the study's report at the end; otherwise only print the command for it."""
+    audit: int = 0
+    """Audit each finished run with this many rollouts of each policy; 0: no audits."""
     retries: int = 2
     """How often to retry a run that a signal killed or whose node was lost."""
     jobs: int | None = None
@@ -60,6 +62,7 @@ class Options:
             ("study", self.study, self.study in STUDIES, ", ".join(STUDIES)),
             ("seeds", self.seeds, self.seeds is None or self.seeds >= 1, "at least 1"),
             ("jobs", self.jobs, self.jobs is None or self.jobs >= 1, "at least 1"),
+            ("audit", self.audit, self.audit == 0 or self.audit >= 2, "0, or at least 2"),
             *(("set", word, "=" in word, "name=value, such as steps=30000") for word in self.set),
         ):
             if not holds:
@@ -96,7 +99,12 @@ def main(arguments: list[str]) -> int:
             study, folder = options.selected_study(), options.folder()
             with lock_folder(folder, study):
                 return run_study(
-                    study, folder, options.executor, retries=options.retries, report=options.report
+                    study,
+                    folder,
+                    options.executor,
+                    retries=options.retries,
+                    report=options.report,
+                    audit=options.audit,
                 )
     except KeyboardInterrupt:
         command = shlex.join(["python", "-m", "recipes.study", *arguments])

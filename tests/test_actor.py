@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks.actor import Actor
+from blocks.optimizers.member_gradients import stack_parameters
 
 FEAT, ACTION = 5, 3
 
@@ -109,6 +110,38 @@ def test_samples_are_reparameterised() -> None:
 
     bias = actor.output.bias.detach().clone().requires_grad_()
     assert torch.autograd.gradcheck(run, [bias])
+
+
+@given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3))
+def test_copies_of_a_member_share_its_batch_in_equal_parts(
+    seed: int, members: int, groups: int, part: int
+) -> None:
+    """Part g of member k is what an actor with the parameters of copy ``k * groups + g`` does."""
+    actor = trained(seed).double()
+    generator = torch.Generator().manual_seed(seed)
+    copies = {
+        name: (copy + torch.randn(copy.shape, generator=generator, dtype=copy.dtype)).detach()
+        for name, copy in stack_parameters(actor, members * groups).items()
+    }
+    feat, noise = (
+        torch.randn(members, groups * part, size, generator=generator, dtype=torch.float64)
+        for size in (FEAT, ACTION)
+    )
+    sample = actor.sample(feat, noise, weights=copies)
+    for k in range(members):
+        for g in range(groups):
+            own = {name: copy[k * groups + g] for name, copy in copies.items()}
+            rows = slice(g * part, (g + 1) * part)
+            mean, std = torch.func.functional_call(actor, own, (feat[k, rows],))
+            action = torch.tanh(mean + std * noise[k, rows])
+            torch.testing.assert_close(sample.action[k, rows], action)
+
+
+def test_a_batch_that_does_not_divide_among_the_copies_is_an_error() -> None:
+    actor = trained()
+    copies = stack_parameters(actor, 2 * 3)
+    with pytest.raises(ValueError, match="weights: got 6 copies"):
+        actor.sample(torch.randn(2, 4, FEAT), torch.randn(4, ACTION), weights=copies)
 
 
 def test_noise_is_shared_by_members_through_broadcasting() -> None:

@@ -161,6 +161,22 @@ def test_a_policy_and_its_states_by_hand(seed: int, k: int, horizon: int, batch:
     assert float(per_state(mean)(values)) == pytest.approx(float(values.mean()))
 
 
+def test_the_members_of_a_policy_may_each_be_a_constraint() -> None:
+    values = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(of_policy(lambda costs: costs)(values), values.mean((1, 2)))
+    best_and_worst = of_policy(lambda costs: torch.stack([costs.min(), costs.max()]))(values)
+    assert best_and_worst.tolist() == [values.mean((1, 2)).min(), values.mean((1, 2)).max()]
+
+
+def test_what_a_policy_is_aggregated_with_can_be_read_but_not_changed() -> None:
+    """Whoever knows the members' costs and gradients can mix them by ``aggregate``."""
+    aggregate = of_policy(worst_case)
+    assert aggregate.aggregate is worst_case
+    assert aggregate == of_policy(worst_case) != of_policy(mean)
+    with pytest.raises(AttributeError):
+        aggregate.aggregate = mean  # pyright: ignore[reportAttributeAccessIssue]
+
+
 @given(st.integers(0, 2**16))
 def test_a_worst_member_of_each_state_is_at_least_the_worst_of_the_policy(seed: int) -> None:
     values = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(seed))

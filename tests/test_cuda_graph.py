@@ -31,6 +31,28 @@ def test_a_known_gradient_is_what_autograd_finds(seed: int, upstream: float) -> 
         torch.testing.assert_close(ours, theirs)
 
 
+@given(seed=st.integers(0, 2**31), size=st.integers(1, 4))
+def test_known_gradients_of_a_vector_are_what_autograd_finds(seed: int, size: int) -> None:
+    """Of each entry, as an optimiser of several constraints asks, and of any mixture."""
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Linear(3, 4), nn.SiLU(), nn.Linear(4, size)).double()
+    parameters = list(network.parameters())
+    values = network(torch.randn(5, 3, dtype=torch.float64)).mean(0)
+
+    def gradient(value: Tensor) -> Tensor:
+        parts = torch.autograd.grad(value, parameters, retain_graph=True)
+        return torch.cat([part.flatten() for part in parts])
+
+    rows = torch.stack([gradient(value) for value in values])
+    known = with_gradient(values, rows, parameters)
+    assert torch.equal(known, values)
+    for entry, row in zip(known, rows, strict=True):
+        torch.testing.assert_close(gradient(entry), row)
+    mixture = torch.randn(size, dtype=torch.float64)
+    torch.testing.assert_close(gradient(mixture @ known), gradient(mixture @ values))
+    torch.testing.assert_close(gradient(known.square().sum()), gradient(values.square().sum()))
+
+
 def test_the_value_s_own_graph_is_not_gone_through() -> None:
     """It may have been changed in place since."""
     x = nn.Parameter(torch.tensor([2.0]))
@@ -47,6 +69,24 @@ def test_a_gradient_of_another_size_is_refused() -> None:
     x = nn.Parameter(torch.zeros(3))
     with pytest.raises(ValueError, match=r"gradient: got shape \[4\]; .* 3 entries"):
         with_gradient(torch.tensor(1.0), torch.zeros(4), [x])
+
+
+@pytest.mark.parametrize(
+    ("value", "gradient", "message"),
+    [
+        ((2,), (3,), r"gradient: got shape \[3\]; allowed \[2, 3\]"),
+        ((2,), (3, 3), r"gradient: got shape \[3, 3\]; allowed \[2, 3\]"),
+        ((2,), (2, 4), r"gradient: got shape \[2, 4\]; allowed \[2, 3\], .* 3 entries"),
+        ((), (1, 3), r"gradient: got shape \[1, 3\]; allowed \[3\]"),
+        ((2, 2), (2, 2, 3), r"value: got shape \[2, 2\]; allowed a scalar or a vector"),
+    ],
+)
+def test_gradients_that_do_not_fit_the_values_are_refused(
+    value: tuple[int, ...], gradient: tuple[int, ...], message: str
+) -> None:
+    x = nn.Parameter(torch.zeros(3))
+    with pytest.raises(ValueError, match=f"^{message}"):
+        with_gradient(torch.zeros(value), torch.zeros(gradient), [x])
 
 
 def test_on_the_cpu_a_recorded_function_is_called_each_time_and_gives_no_gradient() -> None:

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from blocks.decoders import ImageDecoder, VectorDecoder
-from blocks.heads import CostHead, GaussianHead, RewardHead
+from blocks.heads import SCALE_BATCHES, CostHead, GaussianHead, RewardHead
 from blocks.posteriors.ensemble import EnsemblePosterior, select
 
 DETER, STOCH = 3, 2
@@ -359,9 +360,97 @@ def test_a_scale_that_is_none_is_refused_by_name(name: str, value: float) -> Non
         CostHead(DETER, STOCH, **{name: value})  # pyright: ignore[reportArgumentType]
 
 
-def test_state_dict_carries_the_fourier_features() -> None:
+def test_state_dict_carries_the_fourier_features_and_the_statistics() -> None:
     one, two = CostHead(DETER, STOCH), CostHead(DETER, STOCH)
     nn.init.normal_(one.fourier_weight)
+    for _ in range(3):
+        one.observe(5 * torch.randn(20, STOCH) - 2)
     two.load_state_dict(one.state_dict())
     feat = torch.randn(4, FEAT)
     assert torch.equal(one(feat), two(feat))
+    more = torch.randn(20, STOCH)
+    one.observe(more)
+    two.observe(more)
+    assert torch.equal(one(feat), two(feat))
+
+
+# ---- latents of any scale ------------------------------------------------------------------------
+
+
+class Unscaled(CostHead):
+    """The cost head of earlier versions, whose length scale was in the unit of ``stoch``."""
+
+    def observe(self, stoch: Tensor) -> None: ...
+
+
+def check_other_units_change_no_cost(kind: type[CostHead], factor: float, seed: int) -> None:
+    """Two heads with the same weights, which have seen the same latents in two units."""
+    torch.manual_seed(seed)
+    one = kind(DETER, STOCH, features=64, prior_cost=1.0).double()
+    nn.init.normal_(one.fourier_weight, std=2.0)
+    other = copy.deepcopy(one)
+    batches = 2 * torch.randn(5, 3, 40, STOCH).double()
+    for stoch in batches:
+        one.observe(stoch)
+        other.observe(factor * stoch)
+    near, deter = 2 * batches[0], torch.randn(3, 40, DETER).double()
+    cost = one(torch.cat([deter, near], -1))
+    assert cost.std() > 0.02
+    torch.testing.assert_close(other(torch.cat([deter, factor * near], -1)), cost)
+
+
+@given(st.floats(-2.0, 4.0), st.integers(0, 10_000))
+def test_one_length_scale_serves_latents_of_any_unit(exponent: float, seed: int) -> None:
+    """Once it has observed them, a common factor changes nothing."""
+    check_other_units_change_no_cost(CostHead, 10.0**exponent, seed)
+
+
+@pytest.mark.parametrize("factor", [0.1, 4.0])
+def test_negative_control_a_length_scale_in_the_unit_of_the_latents_is_tied_to_it(
+    factor: float,
+) -> None:
+    with pytest.raises(AssertionError, match="not close"):
+        check_other_units_change_no_cost(Unscaled, factor, 0)
+
+
+def test_the_scale_is_measured_while_the_encoder_settles_and_then_fixed() -> None:
+    """First as a plain mean, then forgetting old batches; new states must not look like known."""
+    head = CostHead(DETER, STOCH).double()
+    batches = torch.randn(SCALE_BATCHES, 30, STOCH).double() * torch.tensor([1.0, 3.0]) + 7
+    scales = batches.var(1, correction=0).mean(-1).sqrt()
+    for batch in batches[:15]:
+        head.observe(batch)
+    torch.testing.assert_close(head.stoch_std, scales[:15].mean())
+    for batch in batches[15:]:
+        head.observe(batch / 10)
+    torch.testing.assert_close(head.stoch_std, scales[-60:].mean() / 10, rtol=0.1, atol=0.0)
+    fixed = head.stoch_std.clone()
+    for batch in batches[:20]:
+        head.observe(100 * batch)
+    assert torch.equal(head.stoch_std, fixed)
+
+
+def test_statistics_change_in_place_and_without_a_graph() -> None:
+    """A CUDA graph reads and writes the same memory at every replay."""
+    head = CostHead(DETER, STOCH)
+    before = {name: (buffer, buffer.data_ptr()) for name, buffer in head.named_buffers()}
+    assert {"stoch_std", "observed"} <= set(before)
+    for _ in range(2):
+        head.observe((3 * torch.randn(4, 5, STOCH)).requires_grad_())
+    for name, buffer in head.named_buffers():
+        assert buffer is before[name][0], name
+        assert buffer.data_ptr() == before[name][1], name
+        assert not buffer.requires_grad, name
+    assert head.observed == 2
+    assert not torch.equal(head.stoch_std, torch.ones(()))
+
+
+def test_latents_that_never_move_give_finite_costs_and_gradients() -> None:
+    head = CostHead(DETER, STOCH)
+    nn.init.normal_(head.fourier_weight)
+    for _ in range(3):
+        head.observe(torch.full((10, STOCH), 2.0))
+    feat = torch.full((4, FEAT), 2.0, requires_grad=True)
+    (gradient,) = torch.autograd.grad(head(feat).sum(), feat)
+    assert head(feat).isfinite().all()
+    assert gradient.isfinite().all()

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from blocks.optimizers.lbsgd import LBSGD, LBSGDStep
+from blocks.optimizers.lbsgd import LBSGD, LBSGDStep, Watched
+from blocks.optimizers.smoothness import SecantSmoothness
 from blocks.optimizers.step_size import lbsgd_step_size, safe_step_length
 
 Direction = Literal["gradient", "adam"]
@@ -951,12 +952,124 @@ def test_a_watched_cost_without_slack_allows_no_step() -> None:
     assert float(step.step_length) == 0.0
 
 
-def test_constants_of_constraints_do_not_fit_what_is_watched() -> None:
-    x = nn.Parameter(vector(0.0))
+@both_directions
+def test_watching_nothing_changes_nothing(direction: Direction) -> None:
+    nothing = Watched(torch.zeros(0).double(), torch.zeros(0, 1).double())
+    lengths = []
+    for watched in (None, nothing):
+        x = nn.Parameter(vector(0.0))
+        optimizer = LBSGD(
+            [x], eta=0.1, objective_smoothness=1.0, constraint_smoothness=2.0, direction=direction
+        )
+        lengths.append(optimizer.step(x.sum(), x.sum(), 1.0, watched=watched).step_length)
+    assert lengths[0] == lengths[1] > 0
+
+
+class PerFunction:
+    """An estimator that counts its calls and answers with a constant for each of some functions."""
+
+    def __init__(self, functions: int) -> None:
+        self.functions, self.calls = functions, 0
+
+    def update(self, parameters: Tensor, gradients: Tensor) -> Tensor:
+        self.calls += 1
+        return gradients.new_ones(self.functions)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.calls = state["calls"]
+
+
+def everything(optimizer: LBSGD) -> str:
+    """The whole state, in a form that can be compared."""
+    return repr(optimizer.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("watched", "message"),
+    [
+        (Watched(vector(1.0).view(1, 1), torch.zeros(1, 2).double()), r"slack: got shape \[1, 1\]"),
+        (Watched(torch.tensor(1.0).double(), torch.zeros(1, 2).double()), r"slack: got shape \[\]"),
+        (Watched(vector(1.0), torch.zeros(2).double()), r"gradient: got shape \[2\]; .* \[1, 2\]"),
+        (Watched(vector(1.0), torch.zeros(2, 2).double()), r"gradient: got shape \[2, 2\]"),
+        (Watched(vector(1.0), torch.zeros(1, 3).double()), r"gradient: got shape \[1, 3\]"),
+        (Watched(vector(math.nan), torch.zeros(1, 2).double()), "slack: got NaN or infinity"),
+        (Watched(vector(math.inf), torch.zeros(1, 2).double()), "slack: got NaN or infinity"),
+        (Watched(vector(1.0), vector(math.nan, 0.0)[None]), "gradient: got NaN or infinity"),
+    ],
+)
+@pytest.mark.parametrize("budget", [1.0, -1.0])
+@both_directions
+def test_what_is_watched_wrongly_changes_nothing(
+    direction: Direction, budget: float, watched: Watched, message: str
+) -> None:
+    """In a feasible step and in a recovery."""
+    x = nn.Parameter(vector(0.0, 0.0))
     optimizer = LBSGD(
-        [x], eta=0.1, objective_smoothness=0.0, constraint_smoothness=vector(1.0, 2.0)
+        [x],
+        eta=0.1,
+        eta_decay=0.5,
+        objective_smoothness=SecantSmoothness(1.0),
+        constraint_smoothness=SecantSmoothness(1.0),
+        direction=direction,
     )
+    before = everything(optimizer)
+    with pytest.raises(ValueError, match=rf"^watched\.{message}"):
+        optimizer.step(x.sum(), x.sum(), budget, watched=watched)
+    assert not x.detach().any()
+    assert everything(optimizer) == before
+
+
+@both_directions
+@pytest.mark.parametrize("watch", [False, True])
+@pytest.mark.parametrize("constants", [vector(1.0, 2.0, 3.0), PerFunction(3)])
+def test_constants_that_do_not_fit_change_nothing(
+    direction: Direction, watch: bool, constants: Tensor | PerFunction
+) -> None:
+    """Two constraints, and with what is watched four functions, have no three constants."""
+    x = nn.Parameter(vector(0.0))
+    objective = PerFunction(1)
+    optimizer = LBSGD(
+        [x],
+        eta=0.1,
+        eta_decay=0.5,
+        objective_smoothness=objective,
+        constraint_smoothness=constants,
+        direction=direction,
+    )
+    before = everything(optimizer)
     costs = torch.cat([x, 2 * x])
-    with pytest.raises(ValueError, match=r"^constraint_smoothness: got 2 constants; allowed one"):
-        optimizer.step(x.sum(), costs, 1.0, watched=optimizer.watch(costs, 1.0))
+    watched = optimizer.watch(costs, 1.0) if watch else None
+    functions = 4 if watch else 2
+    answer = rf"^constraint_smoothness: got 3 constants; allowed one .* {functions} functions"
+    with pytest.raises(ValueError, match=answer):
+        optimizer.step(x.sum(), costs, 1.0, watched=watched)
     assert float(x.detach()) == 0.0
+    assert everything(optimizer) == before
+
+
+def test_an_objective_with_several_constants_changes_no_other_estimator() -> None:
+    x = nn.Parameter(vector(0.0))
+    constraint = PerFunction(1)
+    optimizer = LBSGD(
+        [x], eta=0.1, objective_smoothness=PerFunction(2), constraint_smoothness=constraint
+    )
+    before = everything(optimizer)
+    with pytest.raises(ValueError, match=r"^objective_smoothness: got 2 constants"):
+        optimizer.step(x.sum(), x.sum(), 1.0)
+    assert everything(optimizer) == before
+    assert constraint.calls == 0
+    assert float(x.detach()) == 0.0
+
+
+def test_an_estimator_with_a_constant_for_each_function_is_taken() -> None:
+    x = nn.Parameter(vector(0.0))
+    estimator = PerFunction(4)
+    optimizer = LBSGD([x], eta=0.1, objective_smoothness=0.0, constraint_smoothness=estimator)
+    costs = torch.cat([x, 2 * x])
+    step = optimizer.step(x.sum(), costs, 1.0, watched=optimizer.watch(costs, 1.0))
+    assert step.constraint_smoothness.tolist() == [1.0, 1.0]
+    assert float(step.step_length) > 0
+    assert estimator.calls == 1

@@ -48,35 +48,63 @@ def test_each_copy_is_its_members() -> None:
     torch.testing.assert_close(mean[1], mean[0] + 1.0)
 
 
+class Imagined:
+    """Costs ``[member, start state]`` in imagination, where the members have other dynamics."""
+
+    def __init__(self, seed: int, members: int, starts: int = 6) -> None:
+        self.actor, self.seed = actor(seed), seed
+        rssm = RSSM(embed_size=2, action_size=ACTION, deter_size=8, stoch_size=4, hidden_size=8)
+        posterior = EnsemblePosterior(rssm.dynamics, members=members, prior_scale=1.0)
+        self.rssm, posterior = rssm.double(), posterior.double()
+        self.weights = {name: value.detach() for name, value in posterior.sample().items()}
+        self.start = State(*(x.double() for x in rssm.initial(members, starts)))
+
+    def costs(self, copies: dict[str, Tensor] | None) -> Tensor:
+        dream = imagine(
+            lambda state, action: self.rssm.transition(state, action, self.weights),
+            lambda feat, noise: self.actor.sample(feat, noise.double(), weights=copies),
+            self.start,
+            3,
+            action_size=ACTION,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        return dream.state.feat[:, 1:].square().mean((1, 3))
+
+    def gradient(self, cost: Tensor) -> Tensor:
+        """By the parameters that all copies come from."""
+        parameters = list(self.actor.parameters())
+        parts = torch.autograd.grad(cost, parameters, retain_graph=True, materialize_grads=True)
+        return torch.cat([part.flatten() for part in parts])
+
+
 @given(st.integers(0, 1000))
 def test_rows_are_the_gradients_of_a_pass_for_each_member(seed: int) -> None:
     """Through imagination, where the members have different dynamics."""
-    members, network = 4, actor(seed)
-    rssm = RSSM(embed_size=2, action_size=ACTION, deter_size=8, stoch_size=4, hidden_size=8)
-    posterior = EnsemblePosterior(rssm.dynamics, members=members, prior_scale=1.0)
-    rssm, posterior = rssm.double(), posterior.double()
-    weights = {name: value.detach() for name, value in posterior.sample().items()}
-    start = State(*(x.double() for x in rssm.initial(members, 6)))
-
-    def costs(copies: dict[str, Tensor] | None) -> Tensor:
-        dream = imagine(
-            lambda state, action: rssm.transition(state, action, weights),
-            lambda feat, noise: network.sample(feat, noise.double(), weights=copies),
-            start,
-            3,
-            action_size=ACTION,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        return dream.state.feat[:, 1:].square().mean((1, 2, 3))
-
-    stacked = stack_parameters(network, members)
-    together = costs(stacked)
+    imagined = Imagined(seed, members=4)
+    stacked = stack_parameters(imagined.actor, 4)
+    together = imagined.costs(stacked).mean(1)
     rows, of_mean = member_gradients(stacked, together, together.mean())
-    parameters = list(network.parameters())
-    for member, cost in enumerate(costs(None)):
-        parts = torch.autograd.grad(cost, parameters, retain_graph=True, materialize_grads=True)
-        torch.testing.assert_close(rows[member], torch.cat([part.flatten() for part in parts]))
+    for row, cost in zip(rows, imagined.costs(None).mean(1), strict=True):
+        torch.testing.assert_close(row, imagined.gradient(cost))
     torch.testing.assert_close(of_mean.sum(0), rows.mean(0))
+
+
+@given(st.integers(0, 1000), st.sampled_from([2, 3, 6]))
+def test_groups_of_copies_are_the_gradients_of_their_parts_of_the_batch(
+    seed: int, groups: int
+) -> None:
+    """A pass for each member and part; their mean is the member's gradient."""
+    members = 3
+    imagined = Imagined(seed, members)
+    stacked = stack_parameters(imagined.actor, members * groups)
+    costs = imagined.costs(stacked).view(members, groups, -1).mean(-1)
+    (rows,) = member_gradients(stacked, costs)
+    rows = rows.view(members, groups, -1)
+    whole = imagined.costs(None)
+    for member in range(members):
+        for group, part in enumerate(whole[member].chunk(groups)):
+            torch.testing.assert_close(rows[member, group], imagined.gradient(part.mean()))
+        torch.testing.assert_close(rows[member].mean(0), imagined.gradient(whole[member].mean()))
 
 
 def test_what_depends_on_nothing_has_zero_gradients() -> None:

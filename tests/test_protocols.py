@@ -14,15 +14,19 @@ from blocks import (
     BarrierAdam,
     Categorical,
     CategoricalLatent,
+    ConformalMargin,
+    ConformalShare,
     ConstrainedOptimizer,
     ConstrainedStep,
     Decoder,
     Environment,
+    FixedShare,
     Gaussian,
     GaussianLatent,
     ImageDecoder,
     Latent,
     LatentDistribution,
+    Margin,
     MeanField,
     Particles,
     PIDLagrangian,
@@ -63,6 +67,7 @@ SMOOTHNESS: list[Smoothness] = [
     KnownSmoothness(torch.tensor(1.0), "smoothness"),
     SecantSmoothness(1.0),
 ]
+MARGINS: list[Margin] = [ConformalMargin(), ConformalShare(), FixedShare(0.4)]
 SCALES: list[Scale] = [
     unscaled,
     functools.partial(lbsgd_step_size, objective_smoothness=1.0, constraint_smoothness=1.0),
@@ -115,6 +120,14 @@ def test_distributions_fill_their_protocol(distribution: LatentDistribution) -> 
 @pytest.mark.parametrize("smoothness", SMOOTHNESS)
 def test_smoothness_fills_its_protocol(smoothness: Smoothness) -> None:
     assert isinstance(smoothness, Smoothness)
+
+
+@pytest.mark.parametrize("margin", MARGINS)
+def test_margins_fill_their_protocol(margin: Margin) -> None:
+    assert isinstance(margin, Margin)
+    assert margin.update(0.1, 0.2) == margin.value
+    assert 0 < margin.allowed(25.0) < 25.0
+    margin.load_state_dict(margin.state_dict())
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -193,6 +193,65 @@ def test_the_initial_fraction_starts_on_first_rows_of_recent_episodes() -> None:
         replay.sample(8, 3, recent_fraction=0.75, initial_fraction=0.75)
 
 
+@pytest.mark.parametrize(("capacity", "rows"), [(300, 200), (100, 250)])
+def test_the_costly_fraction_contains_a_row_with_a_cost(capacity: int, rows: int) -> None:
+    """Also after the ring has wrapped; every such row comes, at any place of the sequence."""
+    replay, costly = make(capacity), {155, 181, 199, 210, 248}
+    for row in range(rows):
+        cost = float(row in costly)
+        replay.add(**fields(row, is_first=row % 50 == 0) | {"cost": cost})
+    data = replay.sample(400, 6, recent_fraction=0.25, costly_fraction=0.5)
+    found = data.row[200:][data.cost[200:] > 0]
+    assert (data.cost[200:].sum(1) > 0).all()
+    assert set(found.tolist()) == {row for row in costly if rows - capacity <= row < rows}
+    places = (data.cost[200:] > 0).float().argmax(1)
+    assert places.unique().tolist() == list(range(6))
+    assert (data.cost[:200].sum(1) == 0).any()
+
+
+def test_without_costs_the_costly_fraction_is_uniform() -> None:
+    replay = make(200)
+    for row in range(200):
+        replay.add(**fields(row, is_first=row == 0) | {"cost": 0.0})
+    starts = replay.sample(2000, 2, costly_fraction=1.0).row[:, 0]
+    assert starts.float().mean() == pytest.approx(99, abs=8)
+    assert starts.min() < 5
+    assert starts.max() > 194
+
+
+@pytest.mark.parametrize("fractions", [(0.6, 0.6, 0.0), (0.0, 0.5, 0.6), (-0.1, 0.0, 0.0)])
+def test_fractions_out_of_range_are_an_error(fractions: tuple[float, float, float]) -> None:
+    replay = make()
+    fill(replay, [20])
+    names = ("recent_fraction", "initial_fraction", "costly_fraction")
+    with pytest.raises(
+        ValueError, match="recent_episodes, recent_fraction, initial_fraction, cost"
+    ):
+        replay.sample(8, 3, **dict(zip(names, fractions, strict=True)))
+
+
+@pytest.mark.parametrize("fractions", [(0.0, 0.0, 0.0), (0.4, 0.0, 0.0), (0.25, 0.25, 0.25)])
+@pytest.mark.parametrize(("capacity", "rows"), [(300, 240), (100, 260)])
+def test_the_effective_size_is_that_of_the_rows_drawn(
+    capacity: int, rows: int, fractions: tuple[float, float, float]
+) -> None:
+    """Kish's formula with the frequencies of many draws; its noise biases it by 1 / draws."""
+    replay, length, count = make(capacity), 8, 16_000
+    for row in range(rows):
+        cost = float(row in (170, 171, 210))
+        replay.add(**fields(row, is_first=row % 40 == 0) | {"cost": cost})
+    names = ("recent_fraction", "initial_fraction", "costly_fraction")
+    sampling: dict[str, Any] = {"recent_episodes": 2} | dict(zip(names, fractions, strict=True))
+    drawn = replay.sample(count, length, **sampling).row
+    _, counts = drawn.unique(return_counts=True)
+    share = counts.double() / counts.sum()
+    measured = 1 / float(share.square().sum())
+    assert replay.effective_size(length, **sampling) == pytest.approx(measured, rel=0.05)
+    assert replay.effective_size(length, **sampling) <= len(replay)
+    if not any(fractions):
+        assert replay.effective_size(length) > 0.9 * len(replay)
+
+
 def test_recent_episodes_that_the_ring_has_overwritten_are_not_returned() -> None:
     replay = make(8)
     fill(replay, [6, 6])

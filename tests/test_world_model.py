@@ -1,5 +1,7 @@
 import copy
 import io
+import itertools
+import math
 from functools import partial
 from typing import Any
 
@@ -7,7 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from scipy.stats import chisquare, kstest
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from blocks.acceleration.threads import set_threads
@@ -28,7 +31,7 @@ from blocks.posteriors.point import Point
 from blocks.posteriors.stein import Stein
 from blocks.rssm import RSSM
 from blocks.types import State, Transitions
-from blocks.world_model import WorldModel
+from blocks.world_model import BLOCK_ROWS, WorldModel
 
 OBSERVATION, ACTION, DETER, STOCH = 3, 2, 8, 8
 FEAT = DETER + STOCH
@@ -40,7 +43,6 @@ def make(
     members: int = 3,
     family: MakeFamily = Particles,
     latent: Latent | None = None,
-    data_share: float = 0.8,
 ) -> WorldModel:
     torch.manual_seed(seed)
     encoder = VectorEncoder(OBSERVATION, embed_size=8, hidden_size=8)
@@ -65,7 +67,6 @@ def make(
             family=family,
             prior_std={f"cost.{name}": std for name, std in cost_head.prior_std.items()},
         ),
-        data_share=data_share,
     )
 
 
@@ -218,91 +219,189 @@ def test_nothing_is_received_at_the_first_row_of_an_episode(field: str) -> None:
     assert not torch.allclose(loss(elsewhere), loss(data))
 
 
-# ---- the members' shares of the data -------------------------------------------------------------
+# ---- the members' weights of the data ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data_share", [0.3, 0.5, 0.8])
-def test_shares_average_to_one_and_are_independent_between_members(data_share: float) -> None:
-    """Five standard errors over as many draws as there are stretches of equal shares."""
-    model = make(members=4, data_share=data_share)
-    share = model.share(torch.arange(400_000))
-    taken = (share > 0).float()
-    torch.testing.assert_close(share, taken / data_share)
-    changes = (taken[:, 1:] != taken[:, :-1]).float().sum(-1)
-    # A border between two stretches changes the share with probability 2 p (1 - p).
-    stretches = changes.mean() / (2 * data_share * (1 - data_share))
-    error = 5 / stretches**0.5
-    deviation = ((1 - data_share) / data_share) ** 0.5
-    assert ((share.mean(-1) - 1).abs() < error * deviation).all()
-    correlation = torch.corrcoef(taken) - torch.eye(4)
-    assert correlation.abs().max() < error
+@pytest.fixture(scope="module")
+def block_weights() -> Tensor:
+    """Weights ``[member, block]`` of as many blocks as a replay of a million rows has."""
+    return make(members=5).data_weights(torch.arange(20_000) * BLOCK_ROWS).double()
 
 
-def test_shares_are_fixed_for_the_life_of_the_data() -> None:
+def test_weights_are_exponential_with_mean_one(block_weights: Tensor) -> None:
+    """Mean, variance (that of a sample variance is 8 / n) and the whole distribution function."""
+    count = block_weights.shape[-1]
+    assert (block_weights > 0).all()
+    assert ((block_weights.mean(-1) - 1).abs() < 4.5 / count**0.5).all()
+    assert ((block_weights.var(-1) - 1).abs() < 4.5 * (8 / count) ** 0.5).all()
+    for weights in block_weights:
+        assert kstest(weights.numpy(), "expon").pvalue > 1e-4
+
+
+def test_negative_control_shares_of_the_data_are_not_exponential(block_weights: Tensor) -> None:
+    """Weights of 1 / 0.8 or 0, with the same mean."""
+    shares = (block_weights > -math.log(0.8)).double() / 0.8
+    assert float(shares[0].mean()) == pytest.approx(1.0, abs=0.02)
+    assert kstest(shares[0].numpy(), "expon").pvalue < 1e-4
+
+
+def rank_dependence(one: Tensor, other: Tensor, cells: int = 8) -> float:
+    """The p-value of a chi-square test that two sequences of Exp(1) are independent."""
+    uniforms = (-torch.expm1(-torch.stack([one, other], -1))).clamp(0, 1 - 1e-9)
+    cell = (uniforms * cells).long() @ torch.tensor([cells, 1])
+    return float(chisquare(torch.bincount(cell, minlength=cells**2).numpy()).pvalue)
+
+
+def test_weights_are_independent_between_members_and_between_blocks(block_weights: Tensor) -> None:
+    """No table of joint frequencies stands out of 10 pairs of members and 20 pairs of blocks."""
+    members, count = block_weights.shape
+    correlation = torch.corrcoef(block_weights) - torch.eye(members)
+    assert correlation.abs().max() < 4.5 / count**0.5
+    for one, other in itertools.combinations(block_weights, 2):
+        assert rank_dependence(one, other) > 1e-4
+    for lag in (1, 2, 5, 20):
+        for weights in block_weights:
+            assert rank_dependence(weights[lag:], weights[:-lag]) > 1e-4
+
+
+def test_negative_control_a_member_with_anothers_weights_is_found(block_weights: Tensor) -> None:
+    """Also if the copy is as uncorrelated as a rotation of the uniform numbers makes it."""
+    uniform = -torch.expm1(-block_weights[0])
+    rotated = -torch.log1p(-(uniform + 0.5) % 1.0)
+    assert rank_dependence(block_weights[0], rotated) < 1e-4
+
+
+def test_weights_are_fixed_for_the_life_of_the_data() -> None:
     """They depend on the row's number alone: not on the model's seed, the batch or the call."""
     row = torch.randint(0, 100_000, (5, 7), generator=generator())
-    share = make().share(row)
-    assert share.shape == (3, 5, 7)
-    assert torch.equal(make(seed=9).share(row), share)
-    assert torch.equal(make().share(row[2]), share[:, 2])
-    assert torch.equal(make(members=5).share(row)[:3], share)
+    weights = make().data_weights(row)
+    assert weights.shape == (3, 5, 7)
+    assert torch.equal(make(seed=9).data_weights(row), weights)
+    assert torch.equal(make().data_weights(row[2]), weights[:, 2])
+    assert torch.equal(make(members=5).data_weights(row)[:3], weights)
 
 
-@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=20), st.floats(0.05, 1.0))
-def test_a_share_is_nothing_or_one_over_its_size(rows: list[int], data_share: float) -> None:
-    share = SHARING.share(torch.tensor(rows))
-    assert set(share.flatten().tolist()) <= {0.0, 2.0}
-    SHARING_ALL.data_share = data_share
-    full = SHARING_ALL.share(torch.tensor(rows)) * data_share
-    torch.testing.assert_close(full, full.round())
+@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=20))
+def test_a_weight_is_finite_positive_and_that_of_its_block(rows: list[int]) -> None:
+    row = torch.tensor(rows)
+    weights = WEIGHING.data_weights(row)
+    assert weights.isfinite().all()
+    assert (weights > 0).all()
+    assert (weights < 12).all()  # the largest of 2^16 values
+    assert torch.equal(WEIGHING.data_weights(row // BLOCK_ROWS * BLOCK_ROWS), weights)
 
 
-SHARING, SHARING_ALL = make(data_share=0.5), make()
+WEIGHING = make()
+
+
+@pytest.mark.parametrize("correlated", [False, True])
+def test_weighted_means_have_the_variance_of_the_posterior(correlated: bool) -> None:
+    """Rubin (1981): the Bayesian bootstrap of n blocks has (n - 1) / (n + 1) of sigma^2 / n.
+
+    Rows of a block may all be the same: they count as one, because they have one weight.
+    """
+    members, replications, blocks, repeats = 10, 500, 60, 3
+    source = generator(1)
+    row = torch.arange(replications * blocks).view(replications, blocks) * BLOCK_ROWS
+    x = torch.randn(replications, blocks, generator=source)
+    if correlated:
+        row = (row.unsqueeze(-1) + torch.arange(repeats)).flatten(1)
+        x = x.repeat_interleave(repeats, 1)
+    weights = make(members=members).data_weights(row)
+    means = (weights * x).sum(-1) / weights.sum(-1)
+    ratio = blocks * means.var(0)
+    expected = (blocks - 1) / (blocks + 1)
+    assert abs(ratio.mean() - expected) < 4.5 * ratio.std() / replications**0.5
+    assert ratio.std() / replications**0.5 < 0.03
 
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"family": Point},
-        {"family": Stein},
-        {"family": MeanField},
-        {"members": 1},
-        {"data_share": 1.0},
-    ],
+    [{"family": Point}, {"family": Stein}, {"family": MeanField}, {"members": 1}],
 )
-def test_without_an_ensemble_of_shares_all_rows_count(options: dict[str, Any]) -> None:
-    share = make(**options).share(torch.arange(1000).view(10, 100))
-    assert torch.equal(share, torch.ones_like(share))
+def test_without_separate_data_all_rows_count_alike(options: dict[str, Any]) -> None:
+    weights = make(**options).data_weights(torch.arange(1000).view(10, 100))
+    assert weights.shape == (options.get("members", 3), 10, 100)
+    assert torch.equal(weights, torch.ones_like(weights))
 
 
 @pytest.mark.parametrize("options", [{}, {"members": 1}])
-def test_shares_live_where_the_rows_do(options: dict[str, Any]) -> None:
+def test_weights_live_where_the_rows_do(options: dict[str, Any]) -> None:
     """On the meta device, which stands for any that is not the CPU."""
     row = torch.arange(10, device="meta")
-    assert make(**options).share(row).device == row.device
+    assert make(**options).data_weights(row).device == row.device
 
 
-def window_outside_share_of(model: WorldModel, member: int, rows: int) -> int:
-    """The first of ``rows`` consecutive rows that this member leaves, and some other takes."""
-    share = model.share(torch.arange(5000))
-    others = share.sum(0) - share[member]
-    wanted = ((share[member] == 0) & (others > 0)).float()
-    run = nn.functional.avg_pool1d(wanted.view(1, 1, -1), rows, stride=1).flatten()
-    return int((run == 1).nonzero()[0])
+def gradients_of_members(model: WorldModel, data: Transitions) -> list[Tensor]:
+    """The gradients of the members' terms by their offsets, ``[member, *weight]`` each."""
+    loss = model.loss(data, data_size=1000, generator=generator())
+    offsets = list(model.parameter_posterior.parameters())
+    return list(torch.autograd.grad(loss.cost + loss.transition, offsets))
 
 
-@pytest.mark.parametrize("member", [0, 1, 2])
-def test_a_member_learns_nothing_from_rows_outside_its_share(member: int) -> None:
-    model = make(data_share=0.5)
-    first_row = window_outside_share_of(model, member, rows=12)
-    data = system(1, 12, first_row=first_row)
-    share = model.share(data.row)
-    assert not share[member].any()
-    model.loss(data, data_size=1000, generator=generator()).total.backward()
-    for offset in model.parameter_posterior.parameters():
-        assert offset.grad is not None
-        learns = offset.grad.flatten(1).any(-1)
-        assert learns.tolist() == share.flatten(1).any(-1).tolist()
+def test_a_members_gradient_is_the_weighted_sum_of_its_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Row by row: with a weight of one for a single row, and none for the others."""
+    model = make()
+    data = system(2, 5)
+    data = data._replace(row=BLOCK_ROWS * data.row)  # every row has another weight
+    weights = model.data_weights(data.row)
+    assert len(weights.unique()) == weights.numel()
+    whole = gradients_of_members(model, data)
+    added = [torch.zeros_like(g) for g in whole]
+    for b, t in itertools.product(range(2), range(5)):
+        alone = torch.zeros_like(weights)
+        alone[:, b, t] = 1.0
+        monkeypatch.setattr(model, "data_weights", lambda row, alone=alone: alone)
+        for total, of_row in zip(added, gradients_of_members(model, data), strict=True):
+            total += weights[:, b, t].view(-1, *[1] * (of_row.dim() - 1)) * of_row
+    for total, expected in zip(added, whole, strict=True):
+        torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-6)
+    assert any(g.any() for g in whole)
+
+
+@pytest.mark.parametrize("time", [1, 2, 3])
+def test_a_row_weighs_its_cost_and_the_transition_that_leads_to_it(
+    time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a weight for one row: what is done after it does not matter, what led to it does."""
+    model, data = make(), system(2, 5)
+    data = data._replace(is_first=torch.zeros(2, 5, dtype=torch.bool))
+    alone = torch.zeros(3, 2, 5)
+    alone[:, :, time] = 1.0
+    monkeypatch.setattr(model, "data_weights", lambda row: alone)
+    monkeypatch.setattr(model.cost_head, "observe", lambda stoch: None)  # it sees all rows
+
+    def terms(data: Transitions) -> Tensor:
+        loss = model.loss(data, data_size=1000, generator=generator())
+        return torch.stack([loss.cost, loss.transition])
+
+    def changed(field: str, rows: slice) -> Tensor:
+        value = getattr(data, field).clone()
+        value[:, rows] += 0.5
+        return terms(data._replace(**{field: value})) - terms(data)
+
+    later = slice(time + 1, None)
+    assert changed("action", later).tolist() == changed("observation", later).tolist() == [0, 0]
+    assert changed("cost", later).tolist() == changed("cost", slice(0, time)).tolist() == [0, 0]
+    assert changed("action", slice(time, time + 1))[1] != 0
+    assert changed("cost", slice(time, time + 1))[0] != 0
+    alone.zero_()[:, :, 0] = 1.0  # no transition leads to the first row of a sequence
+    assert terms(data)[1] == 0
+
+
+def test_weights_concern_the_members_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The filter, the decoders and the prior see every row."""
+    model, data = make(), system()
+    before = model.loss(data, data_size=1000, generator=generator())
+    monkeypatch.setattr(model, "data_weights", lambda row: torch.zeros(3, *row.shape))
+    after = model.loss(data, data_size=1000, generator=generator())
+    assert after.cost == after.transition == 0
+    assert before.cost > 0
+    assert before.transition > 0
+    for name in ("observation", "reward", "kl", "log_prior"):
+        assert getattr(after, name) == getattr(before, name), name
 
 
 def test_members_are_trained_independently() -> None:
@@ -387,6 +486,18 @@ def test_the_transition_is_the_rssms_under_the_members_weights() -> None:
     assert isinstance(expected_prior, Gaussian)
     assert torch.equal(prior.mean, expected_prior.mean)
     assert torch.equal(prior.std, expected_prior.std)
+
+
+def test_each_loss_shows_the_cost_head_its_latents_once() -> None:
+    model, data = make(), system()
+    assert model.cost_head.observed == 0
+    latents = []
+    for seed in range(3):
+        model.loss(data, data_size=1000, generator=generator(seed))
+        latents.append(model.filter(data, generator(seed)).state.stoch.detach().flatten(0, 1))
+        assert model.cost_head.observed == seed + 1
+    std = torch.stack([x.var(0, correction=0).mean().sqrt() for x in latents]).mean()
+    torch.testing.assert_close(model.cost_head.stoch_std, std)
 
 
 def test_filtering_embeds_normalised_observations() -> None:

@@ -108,7 +108,7 @@ def _detached(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 class _WithGradient(torch.autograd.Function):
-    """Returns a value whose gradient by the parameters is given, flat."""
+    """Returns values whose gradients by the parameters are given, flat."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradient: Tensor, *parameters: Tensor) -> Tensor:
@@ -119,28 +119,30 @@ class _WithGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        parts = (upstream[0] * gradient).split([shape.numel() for shape in ctx.shapes])
+        flat = upstream[0] @ gradient if gradient.dim() > 1 else upstream[0] * gradient
+        parts = flat.split([shape.numel() for shape in ctx.shapes])
         shaped = [part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True)]
         return None, None, *shaped
 
 
 def with_gradient(
-    value: Float[Tensor, ""],
-    gradient: Float[Tensor, " parameter"],
+    value: Float[Tensor, "*value"],
+    gradient: Float[Tensor, "..."],
     parameters: Sequence[nn.Parameter],
-) -> Float[Tensor, ""]:
-    """Attach a known gradient to a scalar, for an optimiser that calls autograd.
+) -> Float[Tensor, "*value"]:
+    """Attach known gradients to a scalar or a vector, for an optimiser that calls autograd.
 
     Args:
-        value: the scalar.
-        gradient: its gradient by all parameters, flat.
+        value: the scalar, or a vector.
+        gradient: its gradient by all parameters, flat; of a vector ``[value, parameter]``.
         parameters: in the order of the gradient.
 
     Returns:
         The same value, differentiable once.
 
     Raises:
-        ValueError: the gradient's length differs from the number of parameter entries.
+        ValueError: the value has more than one axis, or the gradient's shape does not fit it or the
+            parameters.
 
     Example:
         >>> x = nn.Parameter(torch.tensor([1.0, 2.0]))
@@ -150,9 +152,13 @@ def with_gradient(
         tensor([3., 4.])
     """
     size = sum(parameter.numel() for parameter in parameters)
-    if gradient.shape != (size,):
+    if value.dim() > 1:
         raise ValueError(
-            f"gradient: got shape {list(gradient.shape)}; allowed [{size}], as the parameters have "
-            f"{size} entries; pass the gradient by these parameters"
+            f"value: got shape {list(value.shape)}; allowed a scalar or a vector; flatten it"
+        )
+    if gradient.shape != (*value.shape, size):
+        raise ValueError(
+            f"gradient: got shape {list(gradient.shape)}; allowed {[*value.shape, size]}, as the "
+            f"parameters have {size} entries; pass the gradient by these parameters"
         )
     return cast(Any, _WithGradient).apply(value.detach(), gradient, *parameters)

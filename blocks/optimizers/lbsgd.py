@@ -174,6 +174,9 @@ class LBSGD(LearningRate):
                 state do not change then.
         """
         slack = checked_slack(objective, cost_return, budget) - slack_error
+        require("slack_error", slack_error, "not NaN", not slack.isnan().any())
+        if watched is not None:
+            _check_watched(watched, self._flat.size)
         costs, eta = cost_return.reshape(-1), self.eta
         feasible = bool((slack > 0).all())
         if feasible:
@@ -244,21 +247,14 @@ class LBSGD(LearningRate):
         objective_gradient, *rest = self._flat.gradients(objective, *costs)
         cost_gradients = torch.stack(rest)
         gradient = (self.eta / slack) @ cost_gradients - objective_gradient
-        norm = finite_norm(gradient)
-        here, count = self._flat.values(), len(costs)
+        norm, count = finite_norm(gradient), len(costs)
         # What limits the step: the constraints, and behind them what is watched.
         limits, slopes_of = slack, cost_gradients
         if watched is not None:
             limits = torch.cat([slack, watched.slack])
             slopes_of = torch.cat([cost_gradients, watched.gradient])
-        smoothness = self._constraint_smoothness.update(here, slopes_of)
-        if smoothness.numel() not in (1, len(limits)):
-            raise ValueError(
-                f"constraint_smoothness: got {smoothness.numel()} constants; allowed one for all "
-                "where costs are watched; give the largest."
-            )
-        smoothness = smoothness.expand(len(limits))
         error = _one_each(slope_error, limits, count)
+        smoothness, of_objective = self._constants(slopes_of, objective_gradient)
         if self._direction == "adam":
             whole = self._adam.move(gradient)
             length = vector_norm(whole)
@@ -268,17 +264,16 @@ class LBSGD(LearningRate):
             branch = "slack" if share < 1.0 else "full"
             return _Move(share * whole, share, slope[:count], norm, branch, smoothness[:count])
         slope = slopes_of @ _unit(-gradient, norm)
-        of_objective = self._objective_smoothness.update(here, objective_gradient[None])
         rule: dict[str, float | Tensor] = {
             "eta": self.eta,
-            "objective_smoothness": of_objective.reshape(()),
+            "objective_smoothness": of_objective,
             "constraint_smoothness": smoothness[:count],
         }
         bound = slope.abs() + error
         step_size = lbsgd_step_size(slack, bound[:count], norm, **rule)
         # With |g| = 0 the feasibility bound is infinite, which leaves 1 / M_2.
         curvature_bound = lbsgd_step_size(slack, bound[:count], 0.0, **rule)
-        if watched is not None:
+        if watched is not None and len(watched.slack):
             safe = safe_step_length(
                 watched.slack, bound[count:], constraint_smoothness=smoothness[count:]
             )
@@ -288,6 +283,28 @@ class LBSGD(LearningRate):
         return _Move(
             -step_size * gradient, step_size, slope[:count], norm, branch, smoothness[:count]
         )
+
+    def _constants(self, gradients: Tensor, objective_gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Return M_i for each gradient and M_0; M_0 is 0 with Adam's direction, which ignores it.
+
+        Raises:
+            ValueError: they do not fit; the estimators do not change then.
+        """
+        here = self._flat.values()
+        estimators = (self._constraint_smoothness, self._objective_smoothness)
+        before = [estimator.state_dict() for estimator in estimators]
+        try:
+            constants = estimators[0].update(here, gradients)
+            _require_fit("constraint_smoothness", constants, len(gradients))
+            of_objective = torch.zeros_like(here[0])
+            if self._direction == "gradient":
+                of_objective = estimators[1].update(here, objective_gradient[None])
+                _require_fit("objective_smoothness", of_objective, 1)
+        except ValueError:
+            for estimator, state in zip(estimators, before, strict=True):
+                estimator.load_state_dict(state)
+            raise
+        return constants.expand(len(gradients)), of_objective.reshape(())
 
     def _recovery_move(self, costs: Tensor, slack: Tensor) -> _Move:
         change, norm = self._recovery.move(costs, slack)
@@ -300,6 +317,35 @@ class LBSGD(LearningRate):
             return value
         constants = torch.as_tensor(value).to(self._flat.parameters[0])
         return KnownSmoothness(constants, f"{name}_smoothness")
+
+
+def _require_fit(name: str, constants: Tensor, functions: int) -> None:
+    if constants.numel() not in (1, functions):
+        raise ValueError(
+            f"{name}: got {constants.numel()} constants; allowed one for all or one for each of "
+            f"{functions} functions, what is watched included; give the largest"
+        )
+
+
+def _check_watched(watched: Watched, size: int) -> None:
+    """Check that there is a slack and a whole gradient for each cost return."""
+    slack, gradient = watched
+    if slack.dim() != 1:
+        raise ValueError(
+            f"watched.slack: got shape {list(slack.shape)}; allowed [watched]; give one slack for "
+            "each cost return"
+        )
+    if gradient.shape != (len(slack), size):
+        raise ValueError(
+            f"watched.gradient: got shape {list(gradient.shape)}; allowed "
+            f"{[len(slack), size]}; give each cost return's gradient by all parameters, flat"
+        )
+    for name, value in (("slack", slack), ("gradient", gradient)):
+        if not value.isfinite().all():
+            raise ValueError(
+                f"watched.{name}: got NaN or infinity; allowed finite numbers; look for NaN in the "
+                "losses"
+            )
 
 
 def _unit(vector: Tensor, norm: Tensor) -> Tensor:

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from blocks.acceleration.threads import side_by_side
 
 
-def stack_parameters(module: nn.Module, members: int) -> dict[str, Tensor]:
-    """Give every member a copy of a module's parameters, ``[member, *parameter]`` by name.
+def stack_parameters(module: nn.Module, copies: int) -> dict[str, Tensor]:
+    """Stack copies of a module's parameters, ``[copy, *parameter]`` by name: one for each member.
 
     A backward pass through computations in which member k uses copy k leaves member k's gradient
     at copy k. Parameters that require no gradient are left out.
     """
     return {
-        name: torch.stack([parameter.detach()] * members).requires_grad_()
+        name: torch.stack([parameter.detach()] * copies).requires_grad_()
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
     }
@@ -42,7 +42,7 @@ def member_gradients(
 
     Example:
         >>> linear = nn.Linear(2, 1, bias=False)
-        >>> stacked = stack_parameters(linear, members=3)
+        >>> stacked = stack_parameters(linear, copies=3)
         >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
         >>> costs = (stacked["weight"][:, 0] * x).sum(-1)  # one a member
         >>> member_gradients(stacked, costs)[0]

@@ -4,7 +4,8 @@ The weights of a template module are Pyro sample sites with an explicit Gaussian
 represent the posterior, in one of several families (``PosteriorFamily``):
 
     Particles   each minimises a *randomised* objective: a draw from the prior (its anchor) replaces
-                the prior mean, and it sees a share of the data; exact in the linear-Gaussian case
+                the prior mean, and it weighs the data differently; exact in the linear-Gaussian
+                case with perturbed targets, and for many data with exponential weights
     Stein       Stein variational gradient descent: common data and prior, mutual repulsion
     MeanField   members are draws from a factorised Gaussian guide
     Point       the non-Bayesian control: independent starting points, no prior
@@ -107,7 +108,7 @@ class EnsemblePosterior(nn.Module):
 
     @property
     def separate_data(self) -> bool:
-        """Whether each member needs a separate share (or perturbation) of the data."""
+        """Whether each member needs a separate weighting (or perturbation) of the data."""
         return self._offsets.separate_data
 
     def sample(

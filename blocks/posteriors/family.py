@@ -43,7 +43,7 @@ class PosteriorFamily(Protocol):
 
     @property
     def separate_data(self) -> bool:
-        """Whether each member needs a separate share (or perturbation) of the data."""
+        """Whether each member needs a separate weighting (or perturbation) of the data."""
         ...
 
     @property

@@ -16,10 +16,12 @@ from blocks.types import Weights
 
 
 class Particles(nn.ParameterDict):
-    """Particles that each minimise a randomised objective, with a separate anchor and data share.
+    """Particles that each minimise a randomised objective, with a separate anchor and
+    weighting of the data.
 
     ``w_k = argmin_w -log p(data_k | w) + |w - m - a_k|^2 / (2 std^2)`` is an exact posterior sample
-    in the linear-Gaussian case (Papandreou & Yuille 2010; Pearce et al. 2020).
+    in the linear-Gaussian case if each member's targets are perturbed (Papandreou & Yuille 2010;
+    Pearce et al. 2020), and for many data if it weighs them by Exp(1) (Newton & Raftery 1994).
     """
 
     separate_data = True

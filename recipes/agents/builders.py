@@ -122,6 +122,14 @@ def build_lbsgd(actor: Actor, config: Config, smoothness: Smoothness | None = No
     )
 
 
+def build_margin(config: Config) -> blocks.Margin:
+    """Build a share of the budget that learns from misses, or a fixed one if its step is zero."""
+    c = config.safety
+    if not c.margin_step:
+        return blocks.FixedShare(c.budget_share)
+    return blocks.ConformalShare(alpha=c.margin_alpha, gamma=c.margin_step, initial=c.budget_share)
+
+
 def build_guard(config: Config) -> blocks.BudgetGuard | None:
     """Build the budget guard, unless its share is zero."""
     c = config.safety

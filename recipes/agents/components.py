@@ -17,7 +17,8 @@ from recipes.agents.config import Config
 from recipes.agents.protocols import Agent, Guard, Policy, zero_action
 
 Aggregate = Callable[[Tensor], Tensor]
-"""From the members' returns ``[member, horizon, batch]`` to a scalar in the same unit."""
+"""From the members' returns ``[member, horizon, batch]`` to a scalar in the same unit; as a
+constraint also to a vector ``[constraints]``."""
 MakeAgent = Callable[[Config, Environment, "Components"], Agent]
 MakeOptimizer = Callable[[Actor, Config], blocks.ConstrainedOptimizer]
 
@@ -66,6 +67,8 @@ class Components:
     """Constrained quantity, from the members' cost returns: by default that of the worst member."""
     optimizer: MakeOptimizer = builders.build_lbsgd
     """Optimiser of the policy."""
+    margin: Callable[[Config], blocks.Margin] = builders.build_margin
+    """Margin between the cost that may be predicted and the budget."""
 
     def __call__(self, config: Config, environment: Environment) -> Agent:
         return self.agent(config, environment, self)
@@ -92,5 +95,4 @@ class Components:
             ),
             free_nats=c.free_nats,
             kl_mix=c.kl_mix,
-            data_share=posterior.data_share,
         )

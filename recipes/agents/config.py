@@ -5,6 +5,7 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, get_type_hints
 
@@ -13,6 +14,8 @@ from recipes.runs.folder import DESCRIPTION, RunFolder
 
 INITIAL_SHARE = 0.25
 """Share of the start states at the beginning of an episode."""
+ERROR_GROUPS = 8
+"""Groups of start states whose spread gives the errors of an estimate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,9 @@ class ModelConfig:
     """Share of each batch drawn from the recent episodes."""
     recent_episodes: int = 5
     """Number of episodes that count as recent."""
+    costly_fraction: float = 0.25
+    """Share of each batch drawn around rows with a cost: rare costs are learned at once, and their
+    rate is overestimated where costly states cannot be told from others."""
     model_learning_rate: float = 6e-4
     """Adam's rate for the world model."""
     noise_learning_rate: float = 6e-4
@@ -68,14 +74,12 @@ class PosteriorConfig:
     """Number K of posterior samples."""
     prior_scale: float = 0.5
     """Standard deviation of the transition weights' prior, in units of 1 / sqrt(fan_in)."""
-    data_share: float = 0.8
-    """Share of the data that each member sees."""
     cost_prior: float = 4.0
     """Median cost where nothing is known, in units of the budget's cost rate."""
     cost_prior_std: float = 2.0
     """Spread of the members' costs there, in e-folds."""
-    cost_length_scale: float = 1.0
-    """Distance in the stochastic state over which costs generalise."""
+    cost_length_scale: float = 4.0
+    """Distance over which costs generalise, in standard deviations of the stochastic state."""
     cost_learning_rate: float = 3e-3
     """Adam's rate for the cost heads."""
 
@@ -118,7 +122,14 @@ class SafetyConfig:
     episode_budget: float = 25.0
     """Expected cost allowed per episode of environment steps."""
     budget_share: float = 0.4
-    """Share of the budget that the policy is optimised for; the rest is margin."""
+    """Share of the budget that the first policy is optimised for; the rest is margin."""
+    margin_alpha: float = 0.02
+    """Share of misses in the long run: policies that cost more than prediction and margin allow."""
+    margin_step: float = 0.3
+    """A miss divides the budget share by almost e^step, and hits raise it again; 0: it is fixed."""
+    confidence_level: float = 0.0
+    """Probability with which slack and slope of a step are bounds, given the noise over start
+    states; from 0.6, or 0 to take the estimates as they are."""
     guard_share: float = 0.6
     """Share of its budget an episode may spend before the fallback acts; 0: no guard."""
     prefill_scales: tuple[float, ...] = (0.25, 0.5, 1.0, 1.0, 1.0)
@@ -172,6 +183,8 @@ class Config:
     """Environment steps for each action."""
     evaluation_episodes: int = 10
     """Episodes of the final evaluation: mean action, no guard."""
+    snapshots: Literal["small", "always", "never"] = "small"
+    """Keep every iterate's policy for an audit: always, never, or if one takes less than 1 MiB."""
     profile: bool = False
     """Print how the time of one iterate divides among its parts, and write a trace."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -241,6 +254,7 @@ PAPER: dict[str, Any] = {
     "steps": 1_000_000,
     "guard_share": 0.0,
     "budget_share": 1.0,
+    "margin_step": 0.0,
     "cost_prior": 1e-6,
     "deter_size": 200,
     "stoch_size": 60,
@@ -248,6 +262,7 @@ PAPER: dict[str, Any] = {
     "batch_size": 16,
     "seq_len": 50,
     "recent_fraction": 0.0,
+    "costly_fraction": 0.0,
     "model_learning_rate": 3e-4,
     "noise_learning_rate": 3e-4,
     "actor_learning_rate": 8e-5,
@@ -265,7 +280,6 @@ PIXELS: dict[str, Any] = {
     "image_quality": "fast",
     "image_depth": 8,
     "action_repeat": 4,  # at 2, successive images hardly show how fast the body is
-    "cost_length_scale": 4.0,  # latents of images lie farther apart
     "reward_unit": 0.3,
     "seq_len": 16,
     "model_learning_rate": 1e-3,
@@ -320,12 +334,18 @@ def _check(config: Config) -> None:
     counts += ("start_episodes", "batch_size", "seq_len", "image_depth")
     positive = ("episode_budget", "reward_unit", "image_std", "budget_share")
     seq_len, share = values["seq_len"], 1 - INITIAL_SHARE
+    grouped = f"a multiple of {ERROR_GROUPS} with a confidence_level"
     trained = f"below seq_len={seq_len}, the length on which the dynamics are trained"
     rules: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         (counts, lambda value: value >= 1, "at least 1"),
         (positive, lambda value: 0 < value < math.inf, "above 0"),
+        (("margin_alpha",), lambda value: 0 < value < 1, "between 0 and 1"),
+        (("margin_step",), lambda value: 0 <= value < math.inf, "from 0 (a fixed margin)"),
+        (("confidence_level",), lambda value: value == 0 or 0.6 <= value < 1, "0, or in [0.6, 1)"),
+        (("imagination_batch_size",), partial(_divides, values["confidence_level"]), grouped),
         (("guard_share",), lambda value: 0 <= value <= 1, "from 0 (no guard) to 1"),
         (("prefill_scales",), lambda value: len(value) >= 1, "at least one scale"),
+        (("snapshots",), ("small", "always", "never").__contains__, "small, always or never"),
         (("horizon",), lambda value: value < seq_len, trained),
         (("start_replay_share",), lambda value: 0 <= value <= share, f"from 0 to {share}"),
         (("discount", "cost_discount"), lambda value: 0 <= value < 1, "from 0 to below 1"),
@@ -334,3 +354,7 @@ def _check(config: Config) -> None:
         for name in names:
             if not holds(values[name]):
                 raise ValueError(f"{name}: got {values[name]}; allowed: {allowed}.")
+
+
+def _divides(level: float, size: int) -> bool:
+    return not level or size % ERROR_GROUPS == 0

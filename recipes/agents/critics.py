@@ -13,7 +13,7 @@ from blocks.acceleration.threads import in_background
 from recipes.agents.builders import critic_optimizer
 from recipes.agents.components import Components
 from recipes.agents.config import Config
-from recipes.agents.diagnostics import Rollouts
+from recipes.agents.estimates import Rollouts
 
 
 class Critics:

@@ -1,6 +1,6 @@
 """An agent with a world model: acts, fits the model, samples start states of imagination."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,7 +43,8 @@ class LatentAgent:
             terms of the loss.
         generator: source of all noise, on the device of the networks.
         return_scale: running range of the returns, in double precision.
-        state, last_action: filtered state and last action of the episode, ``[1, ...]``.
+        state, last_action: filtered state and last action of each episode under way,
+            ``[episode, ...]``; ``noise_sources``: the generator of each.
     """
 
     STATEFUL: ClassVar[tuple[str, ...]] = ("model", "actor", "replay", "model_optimizer")
@@ -77,24 +78,35 @@ class LatentAgent:
 
     def start_episode(self) -> None:
         """Reset the filtered state."""
-        self.state = self.model.rssm.initial(1)
-        self.last_action = torch.zeros(1, self.actor.action_size, device=self.device)
+        self._start(self.generator)
 
-    @torch.no_grad()
+    def start_together(self, seeds: Sequence[int]) -> None:
+        """Start episodes side by side, each with its own source of noise."""
+        self._start(*(torch.Generator(self.device).manual_seed(seed) for seed in seeds))
+
     def act(self, observation: NDArray[Any], scale: float) -> NDArray[np.float32]:
         """Filter one observation and choose an action; ``scale`` 0 gives the mean action."""
-        embed = self.model.embed(torch.from_numpy(observation).unsqueeze(0).to(self.device))
-        self.state = self.model.rssm.step(
-            self.state, self.last_action, embed, generator=self.generator
-        )
-        feat = self.state.feat
+        return self.act_together(observation[None], scale)[0]
+
+    @torch.no_grad()
+    def act_together(self, observations: NDArray[Any], scale: float) -> NDArray[np.float32]:
+        """Act in all episodes: from ``[episode, ...]`` to ``[episode, action]``."""
+        rssm, actor = self.model.rssm, self.actor
+        embed = self.model.embed(torch.from_numpy(observations).to(self.device))
+        deter, _ = rssm.transition(self.state, self.last_action)
+        noise = [rssm.latent.noise((1, rssm.stoch_size), source) for source in self.noise_sources]
+        stoch = rssm.posterior(deter, embed).rsample(torch.cat(noise))
+        self.state = State(deter, stoch)
         if scale:
-            shape = (1, self.actor.action_size)
-            noise = torch.randn(shape, generator=self.generator, device=self.device)
-            self.last_action = self.actor.sample(feat, noise, scale=scale).action
+            noise = [
+                torch.randn(1, actor.action_size, generator=source, device=self.device)
+                for source in self.noise_sources
+            ]
+            feat = self.state.feat
+            self.last_action = actor.sample(feat, torch.cat(noise), scale=scale).action
         else:
-            self.last_action = self.actor.mode(feat)
-        return self.last_action[0].cpu().numpy()
+            self.last_action = actor.mode(self.state.feat)
+        return self.last_action.cpu().numpy()
 
     def begin(self) -> Metrics:
         """After the prefill: fit the posterior, not the policy."""
@@ -109,20 +121,23 @@ class LatentAgent:
         c = self.config.model
         if isinstance(self.model.normalizer, Normalizer):
             self.model.normalizer.fit(self.replay.observations)
-        data_size = torch.tensor(len(self.replay), device=self.device)
+        sampling: dict[str, Any] = {
+            "recent_episodes": c.recent_episodes,
+            "recent_fraction": c.recent_fraction,
+            "initial_fraction": 0.125,
+            "costly_fraction": c.costly_fraction,
+        }
+        # Rows drawn more often than others inform the posterior like fewer rows.
+        size = self.replay.effective_size(c.seq_len, **sampling)
+        data_size = torch.tensor(size, dtype=torch.float32, device=self.device)
         losses: list[torch.Tensor] = []
         for _ in range(updates):
             with record_function("replay"):
-                data = self.replay.sample(
-                    c.batch_size,
-                    c.seq_len,
-                    recent_episodes=c.recent_episodes,
-                    recent_fraction=c.recent_fraction,
-                    initial_fraction=0.125,
-                )
+                data = self.replay.sample(c.batch_size, c.seq_len, **sampling)
             losses.extend(self.update_model(*self.on_device(data), data_size))
         names = [f"model_{name}" for name in WorldModelLoss._fields]
-        return average([dict(zip(names, loss.tolist(), strict=True)) for loss in losses])
+        fitted = average([dict(zip(names, loss.tolist(), strict=True)) for loss in losses])
+        return fitted | {"data_size": size}
 
     @torch.no_grad()
     def start_states(self) -> State:
@@ -149,20 +164,39 @@ class LatentAgent:
         index = torch.randint(count, size, generator=self.generator, device=self.device)
         return State(*(x[index] for x in starts))
 
+    def newest_cost(self) -> float:
+        """Return the newest episode's cost in budgets.
+
+        If it ended early, or the guard ended the policy's part: what a whole episode costs at the
+        same rate.
+        """
+        cost = self.replay.newest_episode().cost[0, 1:]
+        return float(cost.sum()) / (max(1, len(cost)) * self.cost_rate)
+
     def sample_posterior(self) -> Weights:
         """Sample transition and cost head for each member from the posterior."""
         sample = self.model.parameter_posterior.sample()
         return {name: value.detach() for name, value in sample.items()}
 
     @torch.no_grad()
-    def disagreement_on_newest_episode(self) -> float:
-        """Measure the members' disagreement about costs in the newest episode.
+    def judge_newest_episode(self, when: str) -> Metrics:
+        """Predict the cost of the newest episode's states, in budgets, and compare the members.
 
         Before and after the model has learned from the episode, it shows the value of its data.
+        The cost that came is ``newest_cost``.
+
+        Args:
+            when: part of the metrics' names.
         """
         newest = self.on_device(self.replay.newest_episode())
         state = self.model.filter(newest, torch.Generator().manual_seed(0)).state
-        return self.cost_deviation(state.feat.flatten(0, 1), self.sample_posterior())
+        feat, weights = state.feat.flatten(0, 1), self.sample_posterior()
+        costs = self.model.cost(feat, weights).mean(1) / self.cost_rate
+        return {
+            f"disagreement_{when}": self.cost_deviation(feat, weights),
+            f"{when}_cost_mean": float(costs.mean()),
+            f"{when}_cost_worst": float(costs.max()),
+        }
 
     @torch.no_grad()
     def disagreement(self) -> Metrics:
@@ -218,6 +252,33 @@ class LatentAgent:
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
         self.return_scale.fill_(state["return_scale"])
+
+    def policy_state(self) -> dict[str, Any]:
+        """Copy the weights that acting needs: filter and policy, on the CPU."""
+        return {
+            name: {key: value.detach().cpu().clone() for key, value in part.state_dict().items()}
+            for name, part in self._acting_parts().items()
+        }
+
+    def load_policy_state(self, state: Mapping[str, Any]) -> None:
+        """Restore ``policy_state``."""
+        for name, part in self._acting_parts().items():
+            part.load_state_dict(state[name])
+
+    def _acting_parts(self) -> dict[str, nn.Module]:
+        model = self.model
+        return {
+            "normalizer": model.normalizer,
+            "encoder": model.encoder,
+            "rssm": model.rssm,
+            "actor": self.actor,
+        }
+
+    def _start(self, *noise_sources: torch.Generator) -> None:
+        self.noise_sources = noise_sources
+        episodes = len(noise_sources)
+        self.state = self.model.rssm.initial(episodes)
+        self.last_action = torch.zeros(episodes, self.actor.action_size, device=self.device)
 
 
 def update_model(

@@ -1,6 +1,6 @@
 """Protocols of an agent and of the parts around it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -71,6 +71,35 @@ class Agent(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore ``state_dict``; the agent then gives the same results."""
+        ...
+
+
+@runtime_checkable
+class Auditable(Protocol):
+    """An agent whose policies an audit can roll out again, many episodes at once; optional."""
+
+    def policy_state(self) -> dict[str, Any]:
+        """Return what acting needs and no more: tensors, numbers, strings, containers of these."""
+        ...
+
+    def load_policy_state(self, state: Mapping[str, Any]) -> None:
+        """Restore ``policy_state``."""
+        ...
+
+    def start_together(self, seeds: Sequence[int]) -> None:
+        """Start an episode for each seed; all randomness of an episode comes from its seed."""
+        ...
+
+    def act_together(self, observations: NDArray[Any], scale: float) -> NDArray[np.float32]:
+        """Choose an action in each episode, as ``act`` does in one.
+
+        Args:
+            observations: ``[episode, ...]``.
+            scale: factor on the exploration noise.
+
+        Returns:
+            Actions ``[episode, action]`` in [-1, 1].
+        """
         ...
 
 

@@ -1,10 +1,10 @@
-"""Draw a run's learning curves and the calibration of its predicted costs; write its video."""
+"""Draw a run's learning curves, calibration and policy steps; write its video."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.scale import SymmetricalLogScale
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import NullFormatter, NullLocator
 
 BLUE, ORANGE, RED, GREEN, GREY = "#2f6fb0", "#e08a1e", "#c8312b", "#2b8a57", "#8a8f98"
 LOOK: dict[Any, Any] = {
@@ -34,6 +34,12 @@ LOOK: dict[Any, Any] = {
 }
 QUIET = {"fontweight": "normal", "fontsize": 10}
 BUDGET_LINE = {"color": RED, "linestyle": "--", "linewidth": 1.2}
+BRANCHES = {  # from the top: label and colour
+    "branch_recovery": ("recovery: predicted infeasible", RED),
+    "branch_slack": ("limited by the slack", ORANGE),
+    "branch_curvature": ("limited by the curvature", GREY),
+    "branch_full": ("full step: not limited", BLUE),
+}
 
 
 def learning_figure(run: RunFolder | Path) -> Path:
@@ -68,10 +74,10 @@ def learning_figure(run: RunFolder | Path) -> Path:
         below.set_xlabel("environment steps, prefill included")
         below.set_title(f"{over.sum()} of {len(costs)} episodes over the budget", **QUIET)
         below.xaxis.set_major_formatter(in_thousands)
-        above.set_title(_title(folder))
+        above.set_title(run_title(folder))
         for axes in (above, below):
             axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        return _save(figure, folder, "learning.png")
+        return save_figure(figure, folder, "learning.png")
 
 
 def calibration_figure(run: RunFolder | Path) -> Path:
@@ -85,7 +91,7 @@ def calibration_figure(run: RunFolder | Path) -> Path:
     over = realised > budget
     with plt.rc_context(LOOK):
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), width_ratios=(1, 1.7))
-        figure.suptitle(_title(folder), x=0.01, ha="left", fontweight="bold")
+        figure.suptitle(run_title(folder), x=0.01, ha="left", fontweight="bold")
         scale_costs(left, "x", budget, costs)
         for axes in (left, right):
             scale_costs(axes, "y", budget, costs)
@@ -111,7 +117,144 @@ def calibration_figure(run: RunFolder | Path) -> Path:
         right.plot([], [], color=GREY, label="foreseen exactly")
         entries, names = right.get_legend_handles_labels()
         figure.legend(entries, names, loc="outside lower center", ncols=6, columnspacing=1.4)
-        return _save(figure, folder, "calibration.png")
+        return save_figure(figure, folder, "calibration.png")
+
+
+Columns = dict[str, np.ndarray]
+"""A metric's values, one for each phase of updates."""
+
+
+class Panel(NamedTuple):
+    """A panel of ``steps_figure``: drawn if the updates have one of its metrics."""
+
+    title: str
+    metrics: tuple[str, ...]
+    draw: Callable[[Axes, Columns, tuple[str, ...]], None]
+    height: float = 1.3  # inches
+
+
+def steps_figure(run: RunFolder | Path) -> Path | None:
+    """Draw what decided the policy's steps: one panel for each kind of metric in the updates.
+
+    Values are means over the updates of a phase. A phase is drawn where its policy begins to act,
+    and so is the cost of the episode that follows.
+
+    Returns:
+        The file written, or None if no panel has a metric to show.
+    """
+    folder = run if isinstance(run, RunFolder) else RunFolder(run)
+    updates = folder.read_metrics("update")
+    drawn = {"step", "allowed", "slack_error"}.union(*(panel.metrics for panel in STEP_PANELS))
+    columns = {
+        name: _column(updates, name)
+        for name in drawn
+        if updates and all(name in row for row in updates)
+    }
+    panels = [panel for panel in STEP_PANELS if columns.keys() & set(panel.metrics)]
+    if not panels:
+        return None
+    columns |= _next_episodes(folder, columns["step"])
+    heights = [panel.height for panel in panels]
+    with plt.rc_context(LOOK):
+        figure, grid = plt.subplots(
+            len(panels),
+            figsize=(9, sum(heights) + 0.8),
+            height_ratios=heights,
+            sharex=True,
+            squeeze=False,
+        )
+        figure.suptitle(run_title(folder), x=0.01, ha="left", fontweight="bold")
+        for axes, panel in zip(grid[:, 0], panels, strict=True):
+            panel.draw(axes, columns, panel.metrics)
+            axes.set_title(panel.title, **QUIET)
+            if axes.get_legend_handles_labels()[1]:
+                axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        last = grid[-1, 0]
+        last.set_xlabel("environment steps, prefill included")
+        last.set_xlim(0, columns["edges"][-1])
+        last.xaxis.set_major_formatter(in_thousands)
+        return save_figure(figure, folder, "steps.png")
+
+
+def _next_episodes(folder: RunFolder, steps: np.ndarray) -> Columns:
+    """Find the steps between which each phase's policy acts, and its first episode's cost."""
+    episodes, budget = folder.read_metrics("episode"), folder.read_config()["episode_budget"]
+    ends, costs = _column(episodes, "step"), _column(episodes, "episode_cost")
+    following = np.searchsorted(ends, steps, side="right")
+    return {
+        "edges": np.append(steps, max([steps[-1] + 1, *ends])),
+        "realised": np.append(costs / budget, np.nan)[following],  # in budgets
+    }
+
+
+def _draw_costs(axes: Axes, columns: Columns, _: Sequence[str]) -> None:
+    """Draw predicted, allowed and realised costs, in budgets."""
+    steps, realised = columns["step"], columns["realised"]
+    lines: dict[str, tuple[np.ndarray, str, dict[str, Any]]] = {}
+    if "cost" in columns:
+        constrained = columns["cost"] + columns.get("slack_error", 0.0)
+        lines["constrained, with its error bound"] = (
+            constrained,
+            GREY,
+            {"linewidth": 6, "alpha": 0.4},
+        )
+    for name, label, color in (
+        ("cost_worst", "predicted, worst member", ORANGE),
+        ("cost_mean", "predicted, mean of members", BLUE),
+    ):
+        if name in columns:
+            lines[label] = columns[name], color, {"marker": "."}
+    if "allowed" in columns:
+        lines["allowed"] = columns["allowed"], GREEN, {"linestyle": "-."}
+    for label, (values, color, look) in lines.items():
+        axes.plot(steps, values, color=color, label=label, **look)
+    axes.plot(steps, realised, ".", color="black", markersize=6, label="realised, next episode")
+    _ring_violations(axes, steps[realised > 1], realised[realised > 1])
+    drawn = np.concatenate([realised, *(values for values, *_ in lines.values())])
+    scale_costs(axes, "y", 1.0, drawn)
+    axes.set_ylim(
+        bottom=min(axes.get_ylim()[0], 1.1 * np.min(drawn[np.isfinite(drawn)], initial=0))
+    )
+    axes.axhline(1.0, label="budget", **BUDGET_LINE)
+
+
+def _draw_shares(axes: Axes, columns: Columns, names: tuple[str, ...]) -> None:
+    """Stack the shares of the updates, from the top; each phase extends to the next."""
+    top = np.ones(len(columns["step"]))
+    for name in names:
+        label, color = BRANCHES[name]
+        below = top - columns.get(name, 0.0)
+        if (below < top).any():
+            axes.stairs(top, columns["edges"], baseline=below, fill=True, color=color, label=label)
+        top = below
+    axes.set_ylim(0, 1)
+
+
+def _draw_line(axes: Axes, columns: Columns, names: tuple[str, ...]) -> None:
+    """Draw one metric; the axis is logarithmic if it is positive and spans a factor of 10."""
+    values = columns[names[0]]
+    axes.plot(columns["step"], values, ".-", color=BLUE)
+    finite = values[np.isfinite(values)]
+    if len(finite) and 0 < 10 * finite.min() < finite.max():
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _draw_slope(axes: Axes, columns: Columns, names: tuple[str, ...]) -> None:
+    """Draw the slope: above zero the steps raise the cost."""
+    axes.plot(columns["step"], columns[names[0]], ".-", color=BLUE)
+    axes.axhline(0.0, color=GREY, linewidth=1.2)
+
+
+STEP_PANELS = (
+    Panel("cost, in budgets", ("cost", "cost_mean", "cost_worst"), _draw_costs, 2.8),
+    Panel("what set the length of the steps: share of steps", tuple(BRANCHES), _draw_shares, 1.7),
+    Panel("step_length: distance that the parameters move", ("step_length",), _draw_line),
+    Panel("grad_norm: gradient that the steps follow", ("grad_norm",), _draw_line),
+    Panel("slope of the cost along the steps, 0 in a recovery", ("slope",), _draw_slope),
+    Panel("eta: weight of the barrier", ("eta",), _draw_line),
+    Panel("multiplier: weight of the cost", ("multiplier",), _draw_line),
+)
 
 
 def write_video(frames: Iterable[np.ndarray], path: Path, fps: int = 30) -> tuple[Path | None, str]:
@@ -185,12 +328,14 @@ def in_thousands(steps: float, _: float | None = None) -> str:
     return f"{steps / 1000:g}k" if steps else "0"
 
 
-def _title(folder: RunFolder) -> str:
+def run_title(folder: RunFolder) -> str:
+    """Name a run's task, recipe and seed."""
     config = folder.read_config()
     return f"{config.get('task', '')}, {config.get('recipe', '')}, seed {config.get('seed', '')}"
 
 
-def _save(figure: Figure, folder: RunFolder, name: str) -> Path:
+def save_figure(figure: Figure, folder: RunFolder, name: str) -> Path:
+    """Save a figure into a run's folder and close it."""
     path = folder.path / name
     figure.savefig(path, dpi=130)
     plt.close(figure)

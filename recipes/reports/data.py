@@ -21,6 +21,8 @@ COUNTED_AMONG = {
 }
 COUNTS = ("environment_steps", "episodes", "policies", *COUNTED_AMONG)
 COSTS = ("cost_rate", "cost_regret", "worst_episode_cost", "final_cost", "episode_budget")
+AUDITED = ("policies", "violations", "at_least", "at_most", "cost_regret", "unguarded_violations")
+"""Figures of an audit, with "audited_" before their names; runs without an audit lack them."""
 LARGEST = 1e300  # well within a float, so that sums are finite
 NOT_SETTINGS = (*DESCRIPTION, *MAY_DIFFER, "task", "seed", "steps", "episode_budget")
 
@@ -110,6 +112,7 @@ def _read_run(path: Path, by_commit: bool) -> ReportedRun:
         if figures["environment_steps"] < steps:
             raise RunError(f"ended after {figures['environment_steps']:,} of {steps:,} steps")
         curve = _curve(path, figures)
+        figures |= _audited(path)
     recipe, task, seed = (summary.get(key) for key in ("recipe", "task", "seed"))
     if not (isinstance(recipe, str) and isinstance(task, str) and type(seed) is int):
         raise RunError("summary.json does not say recipe, task and seed")
@@ -157,6 +160,23 @@ def _figures(summary: dict[str, Any]) -> dict[str, float]:
     if not figures["episodes"]:
         raise RunError("summary.json has no episodes")
     return figures
+
+
+def _audited(path: Path) -> dict[str, float]:
+    """The figures of the run's audit; empty without one."""
+    if not (path / "audit.json").exists():
+        return {}
+    audit = _read_object(path / "audit.json")
+    try:
+        deployed = audit["deployed"]
+        bounds = deployed["claim_expected_cost"]
+        values = (
+            *(audit["policies"], deployed["violations"], bounds["at_least"], bounds["at_most"]),
+            *(deployed["cost_regret"], audit["unguarded"]["violations"]),
+        )
+        return {f"audited_{name}": float(v) for name, v in zip(AUDITED, values, strict=True)}
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError("audit.json lacks a figure; audit the run again") from error
 
 
 def _curve(path: Path, figures: dict[str, float]) -> Curve:

@@ -79,7 +79,7 @@ def _task(task: str, groups: list[Group], look: dict[str, figures.Style]) -> dic
         "name": task,
         "budget": f"{budget:g}",
         "budget_rate": f"{budget_rate:g}",
-        "groups": [tables.group_row(group) for group in groups],
+        "groups": [tables.group_row(group, tables.any_audited(groups)) for group in groups],
         "runs": tables.runs_table(groups),
         "published": tables.published_table(task),
         "pairs": tables.pairs_table(pairs),

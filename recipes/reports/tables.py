@@ -8,13 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import trim_mean
 
-from recipes.reports.data import COSTS, COUNTS, ReportedRun
+from recipes.reports.data import AUDITED, COSTS, COUNTS, ReportedRun
 from recipes.reports.groups import COMPARED, Group, Pairs, collect, differing, over_tasks
 from recipes.reports.published import METHODS, normalised
 from recipes.reports.statistics import Estimate, interquartile_mean, rate
 
 Form = Callable[[float], str]
 SCORES = ("normalised return", "normalised violation")
+NOT_AUDITED = "not audited"
 
 
 class Cell(NamedTuple):
@@ -39,8 +40,13 @@ def markdown(rows: Sequence[Row]) -> str:
 # Groups -------------------------------------------------------------------------------------------
 
 
-def group_row(group: Group) -> Row:
-    """A group's figures; normalised scores only where the task has a reference."""
+def group_row(group: Group, audited: bool = False) -> Row:
+    """A group's figures; normalised scores only where the task has a reference.
+
+    Args:
+        group: the runs.
+        audited: include the columns of audits; True if any run of the task has one.
+    """
     runs = group.runs
     with_violation = sum(run.figures["policy_violations"] > 0 for run in runs)
     regrets = group.values("cost_regret")  # a plain mean: an interquartile one hides one bad run
@@ -53,6 +59,7 @@ def group_row(group: Group) -> Row:
         "final cost": _averaged(_number, group.values("final_cost")),
         "policy violations": _share([group], "policy_violations", "policies"),
         "runs with one": _counted(with_violation, len(runs)),
+        **(_audit_cells(group) if audited else {}),
         "episode violations": _share([group], "episode_violations", "episodes"),
         "worst episode": Cell(_number(group.values("worst_episode_cost").max())),
         "cost rate": _averaged("{:.4f}".format, group.values("cost_rate")),
@@ -61,6 +68,32 @@ def group_row(group: Group) -> Row:
         ),
         "guard episodes": Cell(f"{guarded:,} of {episodes:,}", f"{guarded / episodes:.1%}"),
         **_score_cells([group]),
+    }
+
+
+def any_audited(groups: Iterable[Group]) -> bool:
+    """Whether any run has an audit."""
+    return any(_is_audited(run) for group in groups for run in group.runs)
+
+
+def _is_audited(run: ReportedRun) -> bool:
+    return "audited_policies" in run.figures
+
+
+def _audit_cells(group: Group) -> Row:
+    """Means over the audited runs: violations with the claim about all policies of a run."""
+    runs = [run.figures for run in group.runs if _is_audited(run)]
+    names = ("audited violations per run", "without guard", "audited cost regret")
+    if not runs:
+        return dict.fromkeys(names, Cell(NOT_AUDITED))
+    mean = {name: float(np.mean([run[f"audited_{name}"] for run in runs])) for name in AUDITED}
+    some = f", {len(runs)} of {len(group.runs)} runs" if len(runs) < len(group.runs) else ""
+    bounds = f"{_number(mean['at_least'])} to {_number(mean['at_most'])}{some}"
+    of = f" of {_number(mean['policies'])}"
+    return {
+        names[0]: Cell(_number(mean["violations"]) + of, bounds),
+        names[1]: Cell(_number(mean["unguarded_violations"]) + of),
+        names[2]: Cell(_number(mean["cost_regret"])),
     }
 
 
@@ -145,6 +178,13 @@ RUNS = {
     "final cost": Column("final_cost", _middle, "{:.1f}".format),
     "minutes": Column("wall_seconds", _middle, lambda seconds: f"{seconds / 60:.1f}"),
 }
+AUDITS = {
+    "audited violations": Column("audited_violations", sum, "{:,.0f}".format),
+    "at least": Column("audited_at_least", sum, "{:,.0f}".format),
+    "at most": Column("audited_at_most", sum, "{:,.0f}".format),
+    "without guard": Column("audited_unguarded_violations", sum, "{:,.0f}".format),
+}
+"""Policies over the budget in the audit; the bounds hold at 95% for the policies of each run."""
 PESSIMISM = {"steps": RUNS["steps"]} | {
     f"{column}, {when}": Column(f"{figure}_{when}", _middle, form.format)
     for column, figure, form in (
@@ -161,12 +201,13 @@ PESSIMISM = {"steps": RUNS["steps"]} | {
 
 def runs_table(groups: Sequence[Group]) -> list[Row]:
     """One row per run, and one row for all seeds of a group."""
+    columns = RUNS | (AUDITS if any_audited(groups) else {})
     rows = []
     for group in groups:
         runs = sorted(group.runs, key=lambda run: run.seed)
-        rows += [_run_row(RUNS, group, str(run.seed), [run]) for run in runs]
+        rows += [_run_row(columns, group, str(run.seed), [run]) for run in runs]
         if len(runs) > 1:
-            rows.append(_run_row(RUNS, group, f"all {len(runs)}", runs))
+            rows.append(_run_row(columns, group, f"all {len(runs)}", runs))
     return rows
 
 
@@ -186,7 +227,8 @@ def _run_row(
     row = {"recipe": Cell(group.recipe), "seed": Cell(seed)}
     for name, (figure, together, form) in columns.items():
         values = [run.figures[figure] for run in runs if figure in run.figures]
-        row[name] = Cell(form(together(values)) if len(values) == len(runs) else "-")
+        absent = NOT_AUDITED if figure.startswith("audited") else "-"
+        row[name] = Cell(form(together(values)) if len(values) == len(runs) else absent)
     return row
 
 
@@ -194,14 +236,18 @@ def write_csv(file: Path, groups: dict[str, list[Group]]) -> None:
     """Write the raw figures, one row per run."""
     keys = ("recipe", "task", "seed", "steps", "episode_budget", "path", "commit")
     figures = [key for key in (*COUNTS, *COSTS, "final_return") if key not in keys]
+    audits = [f"audited_{name}" for name in AUDITED]
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["row", *keys, *figures, *(name.replace(" ", "_") for name in SCORES)])
+        scores_of = [name.replace(" ", "_") for name in SCORES]
+        writer.writerow(["row", *keys, *figures, *scores_of, *audits])
         for group in (group for rows in groups.values() for group in rows):
             scores = _scores(group) or [("", "")] * len(group.runs)
             for run, pair in zip(group.runs, scores, strict=True):
                 described = [getattr(run, key) for key in keys]
-                writer.writerow([group.name, *described, *(run.figures[k] for k in figures), *pair])
+                counted = [run.figures[key] for key in figures]
+                audited = [run.figures.get(key, NOT_AUDITED) for key in audits]
+                writer.writerow([group.name, *described, *counted, *pair, *audited])
 
 
 # Notes --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Copy the parts of a study's runs that a report needs: configuration, summary, episodes.
+"""Copy the parts of a study's runs that a report needs: configuration, summary, episodes, audit.
 
     python -m recipes.runs.archive runs/studies/ablations docs/studies/runs/ablations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import tyro
 from tyro.conf import Positional
 
-from recipes.runs.atomic_files import to_json, write_atomically, write_json
+from recipes.runs.atomic_files import read_json, to_json, write_atomically, write_json
 from recipes.runs.errors import RunError, errors_in_one_line
 from recipes.runs.find import find_runs
 from recipes.runs.folder import RunFolder
@@ -54,6 +54,8 @@ def _copy(run: RunFolder, target: Path) -> None:
         raise RunError(f"cannot write to {target}: {error.strerror}") from error
     write_json(target / "config.json", config)
     write_atomically(target / "metrics.jsonl", lambda file: file.write(lines.encode()))
+    if (run.path / "audit.json").exists():
+        write_json(target / "audit.json", read_json(run.path / "audit.json"))
     write_json(target / "summary.json", run.read_summary())
 
 

@@ -4,10 +4,14 @@
     metrics.jsonl      one JSON line per episode, update phase or evaluation
     tensorboard/       the same numbers for TensorBoard
     checkpoints/       the newest two, each written atomically
+    snapshots/         every iterate's policy, for an audit; see snapshots.py
     summary.json       the headline figures, once the run has ended
+    learning.png, calibration.png  return and cost of every episode; predicted against realised cost
+    steps.png          what decided the policy's steps, if the updates say so
     replay/            runs from images: every observation; checkpoints refer to it
     filmstrip.png      runs from images: the newest episode, reconstructed and imagined
     profile.json, trace.json.gz    with --profile
+    audit.jsonl, audit.json, audit.md, audit.png    after an audit
 
 A checkpoint records the length of `metrics.jsonl`. A resumed run truncates the file to that length,
 so no line is lost or duplicated.
@@ -32,7 +36,8 @@ from recipes.runs.errors import RunError
 from recipes.runs.provenance import git_commit, hardware, installed_versions
 
 DESCRIPTION = ("recipe", "versions", "commit", "hardware")  # in config.json, not hyper-parameters
-MAY_DIFFER = ("out", "resume", "threads", "profile", "device")  # where and how a run is computed
+# Where and how a run is computed, and what it keeps.
+MAY_DIFFER = ("out", "resume", "threads", "snapshots", "profile", "device")
 KEPT_CHECKPOINTS = 2
 PLAIN_TYPES = (type(None), bool, int, float, str, bytes)
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -157,7 +162,7 @@ class RunFolder:
 
     def save_checkpoint(self, state: dict[str, Any], step: int) -> None:
         """Save a state atomically: tensors, numbers, strings and dicts, lists, tuples of these."""
-        _require_loadable(state, "state")
+        require_loadable(state, "state")
         if self._metrics is not None:
             os.fsync(self._metrics.fileno())
         content = {
@@ -242,7 +247,7 @@ def _differences(stored: dict[str, Any], given: dict[str, Any]) -> str:
     )
 
 
-def _require_loadable(value: Any, name: str) -> None:
+def require_loadable(value: Any, name: str) -> None:
     """Check that ``torch.load(weights_only=True)`` can load a state.
 
     Raises:
@@ -250,11 +255,11 @@ def _require_loadable(value: Any, name: str) -> None:
     """
     if type(value) in (dict, OrderedDict):
         for key, item in value.items():
-            _require_loadable(key, f"the key {key!r} of {name}")
-            _require_loadable(item, f"{name}[{key!r}]")
+            require_loadable(key, f"the key {key!r} of {name}")
+            require_loadable(item, f"{name}[{key!r}]")
     elif type(value) in (list, tuple):
         for index, item in enumerate(value):
-            _require_loadable(item, f"{name}[{index}]")
+            require_loadable(item, f"{name}[{index}]")
     elif not isinstance(value, torch.Tensor) and type(value) not in PLAIN_TYPES:
         raise TypeError(
             f"{name} is a {type(value).__name__}, which a checkpoint cannot hold: "

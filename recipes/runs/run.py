@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from recipes.runs.atomic_files import read_json
 from recipes.runs.folder import RunFolder
 
 
@@ -29,6 +30,12 @@ class Run(Mapping[str, Any]):
     def metrics(self, kind: str = "episode") -> list[dict[str, Any]]:
         """Read the metrics of one kind, oldest first: ``episode``, ``update``, ``iterate``, ..."""
         return RunFolder(self.path).read_metrics(kind)
+
+    @property
+    def audit(self) -> dict[str, Any] | None:
+        """Content of ``audit.json``; None if the run was not audited."""
+        file = self.path / "audit.json"
+        return read_json(file) if file.exists() else None
 
     def __getitem__(self, name: str) -> Any:
         return self.summary[name]

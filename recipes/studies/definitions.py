@@ -41,11 +41,16 @@ class Study:
         tiny = {"smoke": "true", "steps": "3000"}
         return dataclasses.replace(self, tasks=self.tasks[:1], seeds=self.seeds[:1], settings=tiny)
 
-    def runs(self, folder: Path) -> list[PlannedRun]:
-        """Return every run of the study, seed by seed, so that early results are comparable."""
+    def runs(self, folder: Path, audit: int = 0) -> list[PlannedRun]:
+        """Return every run of the study, seed by seed, so that early results are comparable.
+
+        Args:
+            folder: folder of the study.
+            audit: rollouts of each policy in the audit after a run; 0: no audits.
+        """
         settings = tuple(as_arguments(self.settings))
         return [
-            PlannedRun(script_path(recipe), task, seed, folder.absolute(), settings)
+            PlannedRun(script_path(recipe), task, seed, folder.absolute(), settings, audit)
             for seed in self.seeds
             for task in self.tasks
             for recipe in self.recipes

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from recipes.runs.atomic_files import read_json
+
 
 @dataclass(eq=False)
 class PlannedRun:
@@ -17,10 +19,14 @@ class PlannedRun:
     """Folder of the study."""
     settings: tuple[str, ...] = ()
     """Further arguments of the recipe."""
+    audit: int = 0
+    """Rollouts of each policy in the audit after the run; 0: no audit."""
     state: Literal["waiting", "running", "done", "failed"] = "waiting"
     attempts: int = 0
     reason: str = ""
     """Why the last attempt did not succeed."""
+    auditing: bool = False
+    """Whether the last attempt was at the audit."""
     earlier_log: int = 0
     """Size of the log before the last attempt, in bytes."""
 
@@ -44,6 +50,15 @@ class PlannedRun:
     def has_summary(self) -> bool:
         return (self.folder / "summary.json").exists()
 
+    def is_done(self) -> bool:
+        """Return whether the run is finished, and audited if it is to be."""
+        return self.has_summary() and (not self.audit or self._audited() == self.audit)
+
+    def _audited(self) -> int:
+        """Return the number of rollouts in the run's audit; 0 without one."""
+        file = self.folder / "audit.json"
+        return int(read_json(file).get("rollouts", 0)) if file.exists() else 0
+
 
 class RunEnd(NamedTuple):
     """How a run's process ended: its exit code, or None if its node or worker was lost."""
@@ -65,7 +80,7 @@ class RunEnd(NamedTuple):
             number = -self.code if self.code < 0 else self.code - 128
             return f"killed by signal {number} ({signal.strsignal(number)})"
         if self.code == 0:
-            return "it ended without a summary"
+            return f"it ended without {'an audit' if self.run.has_summary() else 'a summary'}"
         stderr = Path(f"{self.run.log}.err")
         lines = stderr.read_text(errors="replace").split("\n") if stderr.exists() else []
         lines = [line for line in lines if line.strip()]

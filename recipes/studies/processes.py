@@ -12,14 +12,22 @@ from pathlib import Path
 from recipes.studies.planned_run import PlannedRun, RunEnd
 
 START_RUN = Path(__file__).parent / "start_run.py"
+AUDIT = Path(__file__).parents[1] / "audit.py"
 ONE_THREAD = ("--threads", "1")
 NO_VIDEO = {"MUJOCO_GL": "disabled"}  # drawing one takes longer than a tiny run
 
 
 def launch(run: PlannedRun, arguments: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    """Start or resume the run in a new process, which appends its output to the run's log."""
-    recipe = (run.script, "--task", run.task, "--seed", run.seed, *run.settings, *arguments)
-    words = ("-I", "-S", START_RUN, os.getpid(), run.folder, *recipe)
+    """Start or resume the run, or the audit of a finished one, in a new process.
+
+    The process appends its output to the run's log.
+    """
+    task, recipe = "train", (run.script, "--task", run.task, "--seed", run.seed, *run.settings)
+    if run.audit and run.has_summary():
+        processes = 1 if arguments == ONE_THREAD else 2
+        task, recipe = "audit", (AUDIT, "--rollouts", run.audit, "--processes", processes)
+        arguments = ()
+    words = ("-I", "-S", START_RUN, os.getpid(), task, run.folder, *recipe, *arguments)
     run.log.parent.mkdir(parents=True, exist_ok=True)
     with Path(f"{run.log}.out").open("ab") as out, Path(f"{run.log}.err").open("ab") as err:
         return subprocess.Popen(

@@ -36,23 +36,25 @@ def run_study(
     *,
     retries: int,
     report: bool = True,
+    audit: int = 0,
 ) -> int:
     """Run what is not done yet, and print where it is; return the exit code, 1 if runs failed.
 
     Args:
         executor_for: returns the executor for a number of runs.
         report: make the report at the end; otherwise only print the command for it.
+        audit: rollouts of each policy in an audit after each run; 0: no audits.
     """
-    runs = study.runs(folder)
+    runs = study.runs(folder, audit)
     for run in runs:
-        run.state = "done" if run.has_summary() else "waiting"
+        run.state = "done" if run.is_done() else "waiting"
     waiting = sum(run.state == "waiting" for run in runs)
     if waiting:
         executor = executor_for(waiting)
         with StudyTable(runs) as table:
             run_all(runs, executor, retries=retries, show=table.show)
     print(f"the study is in {folder}")
-    if any(run.state == "done" for run in runs):
+    if any(run.has_summary() for run in runs):
         make_report(folder, report)
     failed = [run for run in runs if run.state == "failed"]
     for run in failed:
@@ -92,14 +94,18 @@ def run_all(
 
 def submit(run: PlannedRun, executor: Executor) -> None:
     run.attempts, run.earlier_log = run.attempts + 1, run.log_size()
+    run.auditing = run.has_summary()
     executor.submit(run)
 
 
 def settle(end: RunEnd, executor: Executor, retries: int) -> None:
     """Update the state of a run that has ended; resubmit a killed one."""
     run = end.run
-    if end.code == 0 and run.has_summary():
+    if end.code == 0 and run.is_done():
         run.state, run.reason = "done", ""
+    elif end.code == 0 and run.has_summary() and not run.auditing:
+        run.state, run.reason, run.attempts = "waiting", "finished, to be audited", 0
+        submit(run, executor)
     elif end.killed and run.attempts <= retries:
         run.state, run.reason = "waiting", end.describe()
         submit(run, executor)

@@ -1,10 +1,10 @@
-"""Start or resume one run of a study, then become the recipe's process.
+"""Start or resume one run of a study, or audit it, then become the process of that script.
 
-    python start_run.py PARENT FOLDER SCRIPT [ARGUMENTS...]
+    python start_run.py PARENT train|audit FOLDER SCRIPT [ARGUMENTS...]
 
 The process waits until no other process writes the run's folder: a node that seemed lost may still
 be running it. It ends when its parent, the study, ends. It needs only the standard library; the
-recipe replaces it in the same process, with the same process ID.
+script replaces it in the same process, with the same process ID.
 """
 
 import ctypes
@@ -21,13 +21,16 @@ LOCK_TIMEOUT = 60.0  # seconds to wait for an earlier process to end
 PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
-def main(parent: str, folder: str, script: str, *arguments: str) -> None:
+def main(parent: str, task: str, folder: str, script: str, *arguments: str) -> None:
     end_with_parent(int(parent))
     wait_for_lock()
-    flag = prepare_folder(Path(folder))
-    if flag is None:
-        return
-    command = [sys.executable, script, *arguments, flag, folder]
+    command = [sys.executable, script, *arguments]
+    if task == "train":
+        flag = prepare_folder(Path(folder))
+        if flag is None:
+            return
+        command.append(flag)
+    command.append(folder)
     started = time.strftime("%Y-%m-%d %H:%M:%S")
     print(f"{started} {platform.node()} pid {os.getpid()}: {' '.join(command)}", flush=True)
     # Background processes of a shell ignore SIGINT, and Ray's workers block it.

@@ -17,11 +17,12 @@ from torch.profiler import record_function
 
 from blocks import Environment, EpisodeRecord, safety_summary, set_threads
 from blocks.safety_metrics import SafetySummary
-from recipes.agents import Agent, Components, Config, Metrics
+from recipes.agents import Agent, Auditable, Components, Config, Metrics
 from recipes.agents.builders import require_device
-from recipes.plotting.figures import calibration_figure, learning_figure
+from recipes.plotting.figures import calibration_figure, learning_figure, steps_figure
 from recipes.runs.folder import RunFolder
 from recipes.runs.run import Run
+from recipes.runs.snapshots import save_snapshot
 from recipes.training.episode import run_episode
 from recipes.training.profiling import Profile
 from recipes.training.progress import Progress
@@ -70,10 +71,8 @@ def train(
     """
     if out is not None:
         config = config.replace(out=Path(out))
-    parts = (
-        agent if isinstance(agent, Components) else Components(agent=lambda c, e, _: agent(c, e))
-    )
-    make_environment = _maker(environment, config, parts)
+    parts = as_components(agent)
+    make_environment = environment_maker(environment, config, parts)
     require_device(config.device)
     set_threads(config.threads)
     # Two cores make a single operation faster only with images.
@@ -137,6 +136,9 @@ class Training:
     def collect(self, iterate: int) -> EpisodeRecord:
         """Run and log one episode of this iterate's policy, behind the guard."""
         scale = self.schedule.scale(self.records)
+        if isinstance(self.agent, Auditable):
+            policy, keep = self.agent.policy_state(), self.config.snapshots
+            save_snapshot(self.run_folder.path, iterate, policy, scale, keep)
         record = run_episode(
             self.agent,
             self.environment,
@@ -214,7 +216,7 @@ class Training:
             "final_cost": float(np.mean(costs)),
             "final_costs": costs,
             "final_returns": returns,
-            **pessimism_and_disagreement(updates, config.safety.budget_share),
+            **pessimism_and_disagreement(updates),
         }
         run_folder.log(
             "evaluation",
@@ -225,13 +227,21 @@ class Training:
         learning_figure(run_folder)
         if run_folder.read_metrics("iterate"):
             calibration_figure(run_folder)
+        steps_figure(run_folder)
         summary["video"] = record_video(run_folder, self.agent, held_out)
         summary["wall_seconds"] = round(time.monotonic() - self.begun, 1)
         run_folder.write_summary(summary)
         return Run(run_folder.path)
 
 
-def _maker(
+def as_components(agent: MakeAgent) -> Components:
+    """Return the agent's parts; a function's are CERL's, apart from the agent itself."""
+    if isinstance(agent, Components):
+        return agent
+    return Components(agent=lambda config, environment, _: agent(config, environment))
+
+
+def environment_maker(
     environment: Environment | MakeEnvironment | None, config: Config, parts: Components
 ) -> MakeEnvironment:
     """Return a function from a seed to an environment; it may restart the one given."""

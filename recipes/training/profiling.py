@@ -21,7 +21,7 @@ from recipes.runs.atomic_files import write_json
 PARTS = (
     *("environment", "acting", "replay"),
     *("model losses", "model gradients and step"),
-    *("imagination", "returns", "policy gradients and step", "critics"),
+    *("imagination", "returns", "policy gradients", "policy step", "critics"),
     *("rest of learning", "checkpoint"),
 )
 """Names of the parts in calls of ``record_function``."""

@@ -34,7 +34,7 @@ def log_episode(
 
 
 def pessimism_and_disagreement(
-    updates: Sequence[Mapping[str, Any]], budget_share: float
+    updates: Sequence[Mapping[str, Any]],
 ) -> dict[str, float]:
     """Average pessimism and disagreement over the first (early) and the last (late) ten updates.
 
@@ -48,7 +48,11 @@ def pessimism_and_disagreement(
             values = [row[name] for row in rows if name in row]
             if values:
                 figures[f"{name}_{period}"] = float(np.mean(values))
-        slack = sum(budget_share - row["cost_mean"] for row in rows if "cost_mean" in row)
+        slack = sum(
+            row["allowed"] - row["cost_mean"]
+            for row in rows
+            if {"allowed", "cost_mean"} <= row.keys()
+        )
         if slack > 0:
             taken = sum(row["pessimism"] for row in rows if "pessimism" in row)
             figures[f"pessimism_share_{period}"] = taken / slack

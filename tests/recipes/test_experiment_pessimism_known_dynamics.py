@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,15 @@ from recipes.experiments.pessimism_known_dynamics.linear_gaussian import (
     HORIZON,
     NOISE_STD,
     PRIOR_MEAN,
+    PRIOR_STD,
     START,
+    Weigh,
     draw_weights,
     exact_posterior,
+    exponential,
     fit,
     policy_returns,
+    shares,
     simulate,
 )
 
@@ -59,6 +64,56 @@ def test_particles_are_draws_from_the_exact_posterior_of_the_weights() -> None:
     assert error.abs().max() < 4.5
     ratio = fitted.var(0) / exact.var(0) - 1
     assert ratio.abs().max() < 4.5 * (2 / members) ** 0.5
+
+
+def variance_ratio(weigh: Weigh | None, *, data: int = 320) -> float:
+    """Divide the particles' variance by the exact posterior's; mean over 150 systems and weights.
+
+    Where the ratio is about one, its standard error is 0.017.
+    """
+    known = simulate(draw_weights(150, seeded(1)), data, seeded(2))
+    particles = fit(Particles, known, 12, seeded(4), steps=150, weigh=weigh)
+    precision = known.inputs.mT @ known.inputs / NOISE_STD**2 + torch.eye(3) / PRIOR_STD**2
+    exact = torch.linalg.inv(precision).diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+    return float((particles.var(0) / exact).mean())
+
+
+def check_the_variance_is_that_of_the_posterior(weigh: Weigh | None) -> None:
+    """Check within 4.5 standard errors; the bootstrap's bias at 320 rows is 0.02."""
+    assert variance_ratio(weigh) == pytest.approx(1.0, abs=0.02 + 4.5 * 0.017)
+
+
+@pytest.mark.parametrize("weigh", [None, exponential], ids=["targets", "exponential"])
+def test_particles_with_exponential_weights_are_as_wide_as_the_posterior(
+    weigh: Weigh | None,
+) -> None:
+    check_the_variance_is_that_of_the_posterior(weigh)
+
+
+@pytest.mark.parametrize(("data", "ratio"), [(20, 0.82), (80, 0.89)])
+def test_exponential_weights_are_a_little_narrow_where_rows_are_few(
+    data: int, ratio: float
+) -> None:
+    """A bootstrap takes the noise from the residuals, which few rows make too small."""
+    assert variance_ratio(exponential, data=data) == pytest.approx(ratio, abs=4.5 * 0.017)
+
+
+def test_negative_control_shares_of_the_data_are_four_times_too_narrow() -> None:
+    """A weight has variance (1 - share) / share: 0.25 for a share of 0.8, where Exp(1) has one."""
+    share = partial(shares, size=0.8)
+    assert variance_ratio(share) == pytest.approx(0.25, abs=0.03)
+    with pytest.raises(AssertionError):
+        check_the_variance_is_that_of_the_posterior(share)
+
+
+@pytest.mark.parametrize(
+    ("weigh", "variance"), [(exponential, 1.0), (partial(shares, size=0.8), 0.25)]
+)
+def test_rows_count_once_on_average(weigh: Weigh, variance: float) -> None:
+    weights = weigh((50, 4000, 1), seeded())
+    assert weights.shape == (50, 4000, 1)
+    assert float(weights.mean()) == pytest.approx(1.0, abs=0.01)
+    assert float(weights.var()) == pytest.approx(variance, rel=0.04)
 
 
 # ---- the law of coverage -------------------------------------------------------------------------
@@ -112,7 +167,7 @@ def test_smoke_leaves_figure_summary_and_provenance(tmp_path: Path, launch: Laun
     assert config["seed"] == 3
     assert "torch" in config["versions"]
     summary = json.loads((folder / "summary.json").read_text())
-    families, aggregators, sizes = 7, 5, 2
+    families, aggregators, sizes = 8, 5, 2
     assert len(summary["rows"]) == families * aggregators * sizes * (2 + 1 + 1)
     for row in summary["rows"]:
         assert 0 <= row["lower"] <= row["coverage"] <= row["upper"] <= 1

@@ -6,15 +6,26 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import imageio.v2 as imageio
 import imageio_ffmpeg
 import matplotlib.colors
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import StepPatch
 
+from recipes.agents import diagnostics
 from recipes.plotting import figures
-from recipes.plotting.figures import calibration_figure, learning_figure, write_video
+from recipes.plotting.figures import (
+    calibration_figure,
+    learning_figure,
+    steps_figure,
+    write_video,
+)
 from recipes.runs.errors import RunError
 from recipes.runs.folder import RunFolder
 
@@ -54,6 +65,50 @@ def log_iterates(run: RunFolder, realised: list[float]) -> None:
         )
 
 
+def log_updates(run: RunFolder, phases: int, **metrics: float | list[float]) -> None:
+    """Log a phase of updates after each episode from the second on; a list has a value for each."""
+    for phase in range(phases):
+        values = {k: v[phase] if isinstance(v, list) else v for k, v in metrics.items()}
+        run.log("update", 1000 * (phase + 2), **values)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures as they are saved."""
+    saved: list[Figure] = []
+    save = figures.save_figure
+
+    def keep(figure: Figure, folder: RunFolder, name: str) -> Path:
+        saved.append(figure)
+        return save(figure, folder, name)
+
+    monkeypatch.setattr(figures, "save_figure", keep)
+    return saved
+
+
+def panels(figure: Figure) -> dict[str, Axes]:
+    return {axes.get_title(loc="left"): axes for axes in figure.axes}
+
+
+def points(line: Line2D) -> list[list[float]]:
+    return np.column_stack([line.get_xdata(), line.get_ydata()]).tolist()
+
+
+def lines(axes: Axes) -> dict[str, list[list[float]]]:
+    """The points of each line, by its label."""
+    return {str(line.get_label()): points(line) for line in axes.get_lines()}
+
+
+def shares(axes: Axes) -> dict[str, list[tuple[float, float]]]:
+    """Lower and upper edge of each area, phase by phase, by its label."""
+    edges: dict[str, list[tuple[float, float]]] = {}
+    for area in axes.patches:
+        assert isinstance(area, StepPatch)
+        above, _, below = area.get_data()
+        edges[str(area.get_label())] = list(zip(np.asarray(below), above, strict=True))
+    return edges
+
+
 def pixels(file: Path, color: str) -> int:
     """Count the pixels of this colour."""
     image = np.asarray(imageio.imread(file))[..., :3]
@@ -91,12 +146,115 @@ def test_calibration_figure_shows_both_predictions(run: RunFolder) -> None:
     assert pixels(path, figures.RED) > before
 
 
+LBSGD_STEPS: dict[str, Any] = {
+    "cost": [0.9, 0.5],
+    "cost_mean": [0.4, 0.3],
+    "cost_worst": [0.9, 0.6],
+    "slack_error": 0.1,
+    "allowed": [0.4, 0.45],
+    "step_length": [0.04, 0.001],
+    "grad_norm": [0.2, 0.3],
+    "slope": [0.0, -0.5],
+    "eta": [0.1, 0.09],
+    "branch_recovery": [1.0, 0.25],
+    "branch_slack": [0.0, 0.5],
+    "branch_curvature": 0.0,
+    "branch_full": [0.0, 0.25],
+}
+
+
+def test_steps_figure_shows_the_metrics_of_the_updates(run: RunFolder, drawn: list[Figure]) -> None:
+    log_episodes(run, [0.0, 0.0, 50.0, 5.0])  # of a budget of 25
+    log_updates(run, 2, **LBSGD_STEPS)
+    assert steps_figure(run.path) == run.path / "steps.png"
+    by_title = panels(drawn[0])
+    costs, branches, length, gradient, slope, eta = by_title.values()
+    shown = lines(costs)
+    assert shown["predicted, worst member"] == [[2000, 0.9], [3000, 0.6]]
+    assert shown["predicted, mean of members"] == [[2000, 0.4], [3000, 0.3]]
+    assert shown["constrained, with its error bound"] == [[2000, 1.0], [3000, 0.6]]
+    assert shown["allowed"] == [[2000, 0.4], [3000, 0.45]]
+    assert shown["realised, next episode"] == [[2000, 2.0], [3000, 0.2]]
+    assert shown["budget"] == [[0, 1], [1, 1]]  # across the whole panel
+    assert shares(branches) == {
+        "recovery: predicted infeasible": [(0, 1), (0.75, 1)],
+        "limited by the slack": [(0, 0), (0.25, 0.75)],
+        "full step: not limited": [(0, 0), (0, 0.25)],
+    }
+    names = ("step_length", "grad_norm", "slope", "eta")
+    for name, axes in zip(names, (length, gradient, slope, eta), strict=True):
+        first, second = LBSGD_STEPS[name]
+        assert points(axes.get_lines()[0]) == [[2000, first], [3000, second]]
+        assert axes.get_title(loc="left").startswith(name)
+    assert [axes.get_yscale() for axes in (length, gradient)] == ["log", "linear"]  # 40x and 1.5x
+    assert {axes.get_xlim() for axes in by_title.values()} == {(0, 4000)}
+
+
+def test_an_infeasible_run_shows_only_recovery(run: RunFolder, drawn: list[Figure]) -> None:
+    log_episodes(run, [0.0, 0.0, 3.0])
+    log_updates(run, 1, branch_recovery=1.0, branch_slack=0.0, branch_full=0.0)
+    path = steps_figure(run)
+    (axes,) = drawn[0].axes
+    assert shares(axes) == {"recovery: predicted infeasible": [(0, 1)]}
+    assert path is not None
+    assert pixels(path, figures.RED) > 10_000, "also a single phase has an area"
+
+
+def test_steps_figure_has_no_panels_for_what_an_optimiser_lacks(
+    run: RunFolder, drawn: list[Figure]
+) -> None:
+    log_episodes(run, [0.0, 0.0, 3.0])
+    log_updates(run, 1, cost_mean=0.2, step_length=0.1, multiplier=3.0, objective=5.0)
+    steps_figure(run)
+    costs, length, multiplier = panels(drawn[0])
+    assert costs == "cost, in budgets"
+    assert length.startswith("step_length")
+    assert multiplier.startswith("multiplier")
+    assert set(lines(drawn[0].axes[0])) == {
+        "predicted, mean of members",
+        "realised, next episode",
+        "budget",
+    }
+
+
+def test_a_metric_that_only_some_updates_have_is_left_out(
+    run: RunFolder, drawn: list[Figure]
+) -> None:
+    log_episodes(run, [0.0, 0.0])
+    run.log("update", 2000, eta=0.1, multiplier=1.0)
+    run.log("update", 3000, eta=0.1)
+    steps_figure(run)
+    (title,) = panels(drawn[0])
+    assert title.startswith("eta")
+
+
+def test_nothing_about_steps_is_no_figure(run: RunFolder) -> None:
+    assert steps_figure(run) is None
+    log_episodes(run, [0.0, 0.0])
+    run.log("update", 2000, rows=5, note="other agents log other things")
+    assert steps_figure(run) is None
+    assert not (run.path / "steps.png").exists()
+
+
+def test_a_negative_allowance_is_in_the_picture(run: RunFolder, drawn: list[Figure]) -> None:
+    log_episodes(run, [0.0, 0.0, 3.0])
+    log_updates(run, 1, cost=0.5, allowed=-0.8)
+    steps_figure(run)
+    assert drawn[0].axes[0].get_ylim()[0] < -0.8
+
+
+def test_every_branch_has_a_colour() -> None:
+    assert set(figures.BRANCHES) == {f"branch_{name}" for name in diagnostics.BRANCHES}
+
+
 @pytest.mark.parametrize("cost", [0.0, 1000.0, math.nan, math.inf])
 def test_figures_are_drawn_for_any_cost(run: RunFolder, cost: float) -> None:
     log_episodes(run, [0.0, cost])
     log_iterates(run, [cost])
-    assert learning_figure(run).stat().st_size > 10_000
-    assert calibration_figure(run).stat().st_size > 10_000
+    log_updates(run, 2, **dict.fromkeys(LBSGD_STEPS, cost))
+    for path in (learning_figure(run), calibration_figure(run), steps_figure(run)):
+        assert path is not None
+        assert path.stat().st_size > 10_000
 
 
 def test_nothing_to_draw_is_one_clear_line(run: RunFolder) -> None:

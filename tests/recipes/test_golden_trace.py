@@ -18,7 +18,7 @@ from torch._dynamo.utils import counters
 
 from blocks import make_environment, set_threads
 from recipes.agents import Config
-from recipes.agents.recording import RecordedPolicy
+from recipes.agents.recording import record_updates
 from recipes.cerl_full import CERL, CERLAgent
 
 GOLDEN = Path(__file__).with_name("golden_trace.json")
@@ -44,7 +44,7 @@ def trace(
     environment = make_environment(config.task, seed=0, action_repeat=config.action_repeat)
     agent = CERLAgent(config, environment, CERL())
     if recorded:
-        RecordedPolicy(agent)
+        record_updates(agent)
     observation, source = torch.zeros(17), torch.Generator().manual_seed(1)
     for row in range(ROWS):
         first = row % EPISODE_LENGTH == 0

@@ -6,12 +6,12 @@ from recipes.training.results import pessimism_and_disagreement
 
 
 def update(mean: float, worst: float, **more: float) -> dict[str, float]:
-    return {"cost_mean": mean, "pessimism": worst - mean, **more}
+    return {"allowed": 0.5, "cost_mean": mean, "pessimism": worst - mean, **more}
 
 
 def test_early_and_late_are_the_first_and_the_last_ten_updates() -> None:
     updates = [update(0.1, 0.2, disagreement_far=1.0)] * 10 + [update(0.3, 0.35)] * 10
-    figures = pessimism_and_disagreement(updates, 0.5)
+    figures = pessimism_and_disagreement(updates)
     assert figures == pytest.approx(
         {
             "pessimism_early": 0.1,
@@ -24,8 +24,8 @@ def test_early_and_late_are_the_first_and_the_last_ten_updates() -> None:
 
 
 def test_no_slack_has_no_share() -> None:
-    assert "pessimism_share_early" not in pessimism_and_disagreement([update(0.5, 0.6)], 0.4)
+    assert "pessimism_share_early" not in pessimism_and_disagreement([update(0.5, 0.6)])
 
 
 def test_a_run_of_prefill_alone_has_no_figures() -> None:
-    assert pessimism_and_disagreement([], 0.4) == {}
+    assert pessimism_and_disagreement([]) == {}

@@ -109,6 +109,7 @@ def test_an_aggregator(tmp_path: Path) -> None:
     config = SMOKE.replace(members=3)
     (update,) = finished(train(CERL(aggregate=largest_two), config, out=out), out)
     aggregated = config.safety.budget_share - update["slack"]
+    assert aggregated == pytest.approx(update["cost"])
     assert update["cost_mean"] < aggregated < update["cost_worst"]
 
 

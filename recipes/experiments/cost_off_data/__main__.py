@@ -5,7 +5,7 @@ ones: the mean over members, the worst member and the true cost, in units of the
 Before the first cost is observed, all members of a plain network predict 0; with the
 Gaussian-process prior, the worst member stays high.
 
-    python -m recipes.experiments.cost_off_data RUN_FOLDER --length-scales 1.0 1.5 2.0
+    python -m recipes.experiments.cost_off_data RUN_FOLDER --length-scales 3 4 6
 """
 
 import sys
@@ -33,8 +33,9 @@ class Options:
 
     run: tyro.conf.Positional[Path]
     """Folder of a finished run of cerl_full."""
-    length_scales: tuple[float, ...] = (1.0, 1.5, 2.0)
-    """Length scales of the cost head to compare; a very large one disables the GP prior."""
+    length_scales: tuple[float, ...] = (3.0, 4.0, 6.0)
+    """Length scales of the cost head to compare, in standard deviations of the stochastic state; a
+    very large one disables the GP prior."""
     known: tuple[int, ...] = (5, 9, 14)
     """Numbers of episodes that the model is fitted to."""
     ahead: tuple[int, ...] = (0, 3, 10, 20)

@@ -40,8 +40,10 @@ from recipes.experiments.pessimism_known_dynamics.linear_gaussian import (
     Data,
     draw_weights,
     exact_posterior,
+    exponential,
     fit,
     policy_returns,
+    shares,
     simulate,
 )
 from recipes.runs.errors import errors_in_one_line
@@ -59,13 +61,15 @@ AGGREGATORS: dict[str, Callable[..., Tensor]] = {
 FAMILIES: dict[str, Callable[..., Tensor]] = {
     "exact": lambda data, members, generator, steps: exact_posterior(data, members, generator),
     "particles": partial(fit, Particles),
-    "particles, share 0.8": partial(fit, Particles, data_share=0.8),
-    "particles, share 0.5": partial(fit, Particles, data_share=0.5),
+    "particles, exponential weights": partial(fit, Particles, weigh=exponential),
+    "particles, shares of 0.8": partial(fit, Particles, weigh=partial(shares, size=0.8)),
+    "particles, shares of 0.5": partial(fit, Particles, weigh=partial(shares, size=0.5)),
     "stein": partial(fit, Stein),
     "mean_field": partial(fit, MeanField),
     "point": partial(fit, Point),
 }
-"""``particles`` perturbs each member's targets, which is exact; a world model uses data shares."""
+"""``particles`` perturbs each member's targets, which is exact but needs the noise's size; a world
+model draws exponential weights."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,9 @@ from recipes.plotting.figures import BLUE, GREEN, GREY, LOOK, ORANGE, RED, plt
 STYLES: dict[str, dict[str, Any]] = {
     "exact": {"color": "black"},
     "particles": {"color": BLUE},
-    "particles, share 0.8": {"color": BLUE, "linestyle": "--"},
-    "particles, share 0.5": {"color": BLUE, "linestyle": ":"},
+    "particles, exponential weights": {"color": BLUE, "linestyle": "--"},
+    "particles, shares of 0.8": {"color": BLUE, "linestyle": "-."},
+    "particles, shares of 0.5": {"color": BLUE, "linestyle": ":"},
     "stein": {"color": GREEN},
     "mean_field": {"color": ORANGE},
     "point": {"color": RED},
@@ -57,7 +58,7 @@ def coverage_figure(rows: list[dict[str, Any]], members: int, path: Path) -> Pat
             axis.yaxis.set_major_formatter(PercentFormatter(1.0))
             axis.axhline(0, color=GREY, linewidth=1)
         entries, names = axes[0, -1].get_legend_handles_labels()
-        figure.legend(entries, names, loc="outside lower center", ncols=8)
+        figure.legend(entries, names, loc="outside lower center", ncols=5)
         figure.savefig(path, dpi=130)
         plt.close(figure)
     return path

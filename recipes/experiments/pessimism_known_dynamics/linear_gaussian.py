@@ -22,6 +22,9 @@ PRIOR_STD, NOISE_STD = 0.1, 0.1
 GAIN, START = (-0.5, -0.5), (1.0, 0.0)
 HORIZON, EPISODE = 15, 5
 
+Weigh = Callable[[tuple[int, ...], torch.Generator], Tensor]
+"""Draws each member's weights of the rows, one on average, in a given shape."""
+
 
 class Data(NamedTuple):
     """Transitions: ``inputs`` [replication, row, 3] are states and actions, ``targets`` states."""
@@ -114,7 +117,7 @@ def fit(
     generator: torch.Generator,
     *,
     steps: int,
-    data_share: float | None = None,
+    weigh: Weigh | None = None,
 ) -> Tensor:
     """Fit members ``[member, replication, 3, 2]`` of a family as a world model does.
 
@@ -124,8 +127,9 @@ def fit(
         members: number of members.
         generator: source of the members' separate data and of a guide's noise.
         steps: steps of Adam.
-        data_share: each member's share of the rows, as in ``WorldModel``, for families with
-            separate data; None perturbs each member's targets instead, which is exact.
+        weigh: how each member weighs the rows, for families with separate data; a ``WorldModel``
+            draws ``exponential`` weights. None perturbs each member's targets instead, which is
+            exact.
     """
     template = nn.ParameterDict(
         {"w": torch.tensor(PRIOR_MEAN).double().repeat(len(data.inputs), 1, 1)}
@@ -135,7 +139,7 @@ def fit(
         posterior = EnsemblePosterior(
             template, members=members, family=family, prior_std={"w": PRIOR_STD}
         ).double()
-    log_likelihood = _log_likelihood(data, members, generator, posterior.separate_data, data_share)
+    log_likelihood = _log_likelihood(data, members, generator, posterior.separate_data, weigh)
     optimizer = torch.optim.Adam(posterior.parameters(), 0.2)
     if family is not MeanField:  # a guide's parameters are in prior deviations
         optimizer.param_groups[0]["lr"] *= PRIOR_STD
@@ -149,19 +153,28 @@ def fit(
     return posterior.sample(members, generator=generator)["w"].detach()
 
 
+def exponential(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draw Exp(1) weights: the weighted likelihood bootstrap (Newton and Raftery 1994)."""
+    return -torch.log1p(-torch.rand(shape, generator=generator, dtype=torch.float64))
+
+
+def shares(shape: tuple[int, ...], generator: torch.Generator, *, size: float) -> Tensor:
+    """Draw a share of the rows: weights 1 / size with probability ``size``, else 0."""
+    return (torch.rand(shape, generator=generator, dtype=torch.float64) < size).double() / size
+
+
 def _log_likelihood(
     data: Data,
     members: int,
     generator: torch.Generator,
     separate_data: bool,
-    data_share: float | None,
+    weigh: Weigh | None,
 ) -> Callable[[Tensor], Tensor]:
     """Build the log-likelihood of each member, summed over replications, up to a constant."""
     precision, linear = _statistics(data)
     rows = (members, *data.inputs.shape[:2], 1)
-    if separate_data and data_share is not None:
-        kept = torch.rand(rows, generator=generator, dtype=torch.float64) < data_share
-        weight = kept.double() / data_share
+    if separate_data and weigh is not None:
+        weight = weigh(rows, generator)
         precision = (data.inputs * weight).mT @ data.inputs / NOISE_STD**2
         linear = (data.inputs * weight).mT @ data.targets / NOISE_STD**2
     elif separate_data:

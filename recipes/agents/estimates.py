@@ -1,0 +1,136 @@
+"""Estimates of a policy in imagination: return and costs, with their gradients and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from blocks import (
+    Actor,
+    Watched,
+    estimation_errors,
+    member_gradients,
+    of_policy,
+    with_gradient,
+)
+from recipes.agents.components import Aggregate
+
+
+class Rollouts(NamedTuple):
+    """Imagined states and their returns, ``[member, horizon, batch, ...]``."""
+
+    feat: Tensor
+    returns: Tensor
+    cost_returns: Tensor
+    entropy: Tensor  # scalar
+
+
+class Estimate(NamedTuple):
+    """Return and costs of a policy in imagination, with gradients by its flat parameters.
+
+    Costs are in units of the episode budget.
+    """
+
+    gain: Tensor  # scalar: is maximised
+    gain_gradient: Tensor  # [parameter]
+    cost: Tensor  # scalar or [constraints]: is constrained
+    cost_gradient: Tensor  # [*constraints, parameter]
+    member_costs: Tensor  # [member]
+    member_gradients: Tensor  # [member, parameter]
+    slack_error: Tensor  # scalar: bound on the error of each member's cost, 0 without a level
+    slope_error: Tensor  # scalar: bound on the norm of the error of its gradient
+    mean_return: Tensor  # scalar
+    entropy: Tensor  # scalar
+
+    def differentiable(self, actor: Actor) -> tuple[Tensor, Tensor]:
+        """Return gain and cost with their gradients attached, for an optimiser of the actor."""
+        parameters = [p for p in actor.parameters() if p.requires_grad]
+        return (
+            with_gradient(self.gain, self.gain_gradient, parameters),
+            with_gradient(self.cost, self.cost_gradient, parameters),
+        )
+
+    def watched(self, allowed: float) -> Watched | None:
+        """Return all members if the constraint bounds every one, as a worst case does; else None.
+
+        A smooth constraint, such as their mean, limits a step by itself.
+        """
+        worst = self.member_costs.max()
+        if self.cost.max() < worst - 1e-5 * worst.abs():  # they round differently
+            return None
+        slack = allowed - self.member_costs - self.slack_error
+        return Watched(slack, self.member_gradients)
+
+
+def estimate(
+    gain: Tensor,
+    rollouts: Rollouts,
+    copies: Mapping[str, Tensor],
+    aggregate: Aggregate,
+    *,
+    budget: float,
+    level: float,
+) -> Estimate:
+    """Compute costs and all gradients from rollouts of a policy by copies of its parameters.
+
+    Args:
+        gain: scalar to maximise.
+        rollouts: of the copies; with several copies for a member, each has an equal part of the
+            start states.
+        copies: stacked parameters of the policy.
+        aggregate: from the members' cost returns to what is constrained.
+        budget: discounted budget, the unit of all costs.
+        level: probability with which the errors bound all members' costs, and so their mean, CVaR
+            or worst case; 0: no bounds.
+    """
+    members, groups = len(rollouts.returns), _groups(copies, rollouts)
+    cost_returns = rollouts.cost_returns / budget
+    # Jc of each copy: the mean over its start states.
+    costs = cost_returns.mean(1).view(members, groups, -1).mean(-1)
+    gain_gradients, cost_gradients = member_gradients(copies, gain, costs)
+    by_group = cost_gradients.view(members, groups, -1)
+    rows = by_group.mean(1)
+    cost, cost_gradient = _aggregated(aggregate, cost_returns, rows, copies)
+    slack_error = slope_error = torch.zeros_like(gain)
+    if level:
+        errors = estimation_errors(
+            costs.detach().movedim(0, 1), by_group.movedim(0, 1), level=level
+        )
+        slack_error, slope_error = (error.max() for error in errors)
+    return Estimate(
+        gain=gain.detach(),
+        gain_gradient=gain_gradients.sum(0),
+        cost=cost,
+        cost_gradient=cost_gradient,
+        member_costs=costs.detach().mean(1),
+        member_gradients=rows,
+        slack_error=slack_error,
+        slope_error=slope_error,
+        mean_return=rollouts.returns.detach().mean(),
+        entropy=rollouts.entropy.detach(),
+    )
+
+
+def _groups(copies: Mapping[str, Tensor], rollouts: Rollouts) -> int:
+    return len(next(iter(copies.values()))) // len(rollouts.returns)
+
+
+def _aggregated(
+    aggregate: Aggregate, cost_returns: Tensor, rows: Tensor, copies: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Compute the constrained cost and its gradient, from the members' gradients if possible."""
+    if isinstance(aggregate, of_policy):  # its gradient is a mixture of the members'
+        costs = cost_returns.detach().mean((1, 2)).requires_grad_()
+        cost = aggregate.aggregate(costs)
+        weights = [
+            torch.autograd.grad(value, costs, retain_graph=True)[0] for value in cost.reshape(-1)
+        ]
+        gradient = torch.stack(weights) @ rows
+    else:
+        cost = aggregate(cost_returns)
+        by_copy = member_gradients(copies, *cost.reshape(-1))
+        gradient = torch.stack([row.sum(0) for row in by_copy])
+    return cost.detach(), gradient.view(*cost.shape, -1)
