@@ -111,7 +111,7 @@ class PolicyConfig:
     """Step of the slow critics towards the trained ones."""
     actor_learning_rate: float = 4e-4
     """Adam's rate for the policy, at the start."""
-    actor_learning_rate_end: float = 1e-4
+    actor_learning_rate_end: float = 2e-5
     """Adam's rate for the policy at the end of the run; it falls linearly."""
 
 
