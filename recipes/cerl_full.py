@@ -6,7 +6,8 @@ The method of arXiv 2405.05890 on a Safety-Gymnasium task:
 
 ``recipes.training`` runs this loop until the run has all its steps:
 
-1. **Collect**: the policy acts for one episode, behind the guard.
+1. **Collect**: the policy acts for one episode, behind the guard; the margin between predicted cost
+   and budget learns from what the episode cost (``move_margin``).
 2. **Fit** the posterior over world models to all data (``fit_posterior``).
 3. **Evaluate** the policy in imagination under every posterior sample: its return, and the cost
    return under the worst sample (``evaluate``).
