@@ -171,11 +171,7 @@ class SequenceReplay:
             ValueError: fewer rows are stored than one sequence needs, or an argument is out of
                 range.
         """
-        if len(self) < seq_len:
-            raise ValueError(
-                f"seq_len: got {seq_len}; only {len(self)} rows are stored; collect more or ask "
-                "for shorter sequences"
-            )
+        self._require_rows(seq_len)
         fractions = (recent_fraction, initial_fraction, costly_fraction)
         if recent_episodes < 1 or min(fractions) < 0 or sum(fractions) > 1:
             raise ValueError(
@@ -222,7 +218,11 @@ class SequenceReplay:
 
         Returns:
             A number of rows, at most ``len(self)``.
+
+        Raises:
+            ValueError: fewer rows are stored than one sequence needs.
         """
+        self._require_rows(seq_len)
         size, oldest = len(self), self.added - len(self)
         starts = np.zeros(size)  # probability that a sequence starts there
         rows = self._costly_rows() - oldest
@@ -242,6 +242,13 @@ class SequenceReplay:
         covered[seq_len:] -= covered[:-seq_len].copy()
         share = covered / covered.sum()
         return float(1 / np.square(share).sum())
+
+    def _require_rows(self, seq_len: int) -> None:
+        if len(self) < seq_len:
+            raise ValueError(
+                f"seq_len: got {seq_len}; only {len(self)} rows are stored; collect more or ask "
+                "for shorter sequences"
+            )
 
     def _costly_rows(self) -> NDArray[np.int64]:
         """Return the numbers of the stored rows with a cost, counted since the first ever added."""

@@ -230,6 +230,13 @@ def test_fractions_out_of_range_are_an_error(fractions: tuple[float, float, floa
         replay.sample(8, 3, **dict(zip(names, fractions, strict=True)))
 
 
+def test_too_few_rows_have_no_effective_size() -> None:
+    replay = make()
+    fill(replay, [5])
+    with pytest.raises(ValueError, match="seq_len: got 12; only 5 rows are stored"):
+        replay.effective_size(12)
+
+
 @pytest.mark.parametrize("fractions", [(0.0, 0.0, 0.0), (0.4, 0.0, 0.0), (0.25, 0.25, 0.25)])
 @pytest.mark.parametrize(("capacity", "rows"), [(300, 240), (100, 260)])
 def test_the_effective_size_is_that_of_the_rows_drawn(
