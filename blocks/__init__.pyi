@@ -36,6 +36,7 @@ from .margins import ConformalShare as ConformalShare
 from .margins import FixedShare as FixedShare
 from .margins import Margin as Margin
 from .normalizer import Normalizer as Normalizer
+from .optimizers.backtracking import backtrack as backtrack
 from .optimizers.barrier import log_barrier as log_barrier
 from .optimizers.barrier_adam import BarrierAdam as BarrierAdam
 from .optimizers.confidence import estimation_errors as estimation_errors

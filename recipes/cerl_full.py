@@ -12,7 +12,9 @@ The method of arXiv 2405.05890 on a Safety-Gymnasium task:
 3. **Evaluate** the policy in imagination under every posterior sample: its return, and the cost
    return under the worst sample (``evaluate``).
 4. **Step**: LBSGD ascends the log barrier, with steps that keep the policy inside the pessimistic
-   safe set (``optimizer.step``). Repeat 3 and 4, then collect again.
+   safe set (``optimizer.step``). Repeat 3 and 4.
+5. **Look ahead**: imagine the new policy for longer than it was trained on; go back towards the old
+   one while it costs more than both that one and what is allowed (``look_ahead``). Collect again.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from blocks import LBSGD, Environment, State, Weights, imagine, stack_parameters
+from blocks import LBSGD, Environment, State, Weights, backtrack, imagine, stack_parameters
 from blocks.actor import ActionSample
 from blocks.optimizers.protocol import ConstrainedStep
 from recipes.agents import Components, Config, LatentAgent, Metrics
@@ -38,6 +40,8 @@ from recipes.training import run
 
 LAST_UPDATES = 10
 """Updates before an episode whose estimates predict its cost."""
+CHECKED_STARTS = 64
+"""Start states from which a new policy is imagined before it acts."""
 
 
 class CERLAgent(LatentAgent):
@@ -82,6 +86,8 @@ class CERLAgent(LatentAgent):
     def improve_policy(self, updates: int) -> Metrics:
         """Ascend the log barrier of return and worst-case cost return."""
         weights, starts = self.sample_posterior(), self.start_states()
+        old = [x.detach().clone() for x in self.actor.parameters()]
+        cost_before = self.cost_ahead(starts, weights)
         metrics: list[Metrics] = []
         for _ in range(updates):
             estimate = self.evaluate(self.sample_starts(starts), weights)
@@ -90,7 +96,54 @@ class CERLAgent(LatentAgent):
             metrics.append(policy_metrics(step, estimate))
         last = average(metrics[-LAST_UPDATES:])
         self.predicted_cost = min(last["cost"], last["cost_worst"])
-        return average(metrics) | {"allowed": self.margin.allowed(1.0)}
+        kept = self.look_ahead(old, cost_before, starts, weights)
+        return average(metrics) | {"allowed": self.margin.allowed(1.0)} | kept
+
+    def look_ahead(
+        self, old: list[Tensor], cost_before: float, starts: State, weights: Weights
+    ) -> Metrics:
+        """Go back towards the old policy while the new one costs more ahead than is allowed.
+
+        It may cost as much as the old one, ``cost_before``: model and data have changed since that
+        was accepted.
+        """
+        if not self.config.policy.check_horizon:
+            return {}
+        limit = max(self.margin.allowed(1.0), cost_before)
+        costs: list[float] = []
+
+        def accepts() -> bool:
+            costs.append(self.cost_ahead(starts, weights))
+            return costs[-1] <= limit
+
+        kept = backtrack(self.actor.parameters(), old, accepts)
+        return {"cost_ahead": costs[0], "cost_ahead_before": cost_before, "step_kept": kept}
+
+    @torch.no_grad()
+    def cost_ahead(self, starts: State, weights: Weights) -> float:
+        """Imagine the policy over the check's horizon and return its cost in the second half.
+
+        It is that of the worst member, in budgets of an episode at this rate. The noise is the same
+        at each call, so that policies differ only by what they do.
+        """
+        horizon = self.config.policy.check_horizon
+        if not horizon:
+            return 0.0
+        source = torch.Generator(self.device).manual_seed(0)
+        chosen = torch.randint(
+            len(starts.deter), (CHECKED_STARTS,), generator=source, device=self.device
+        )
+        imagined = imagine(
+            self.model.transition(weights),
+            self.actor.sample,
+            State(*(x[chosen].expand(self.model.members, -1, -1) for x in starts)),
+            horizon,
+            action_size=self.actor.action_size,
+            generator=source,
+        )
+        late = imagined.state.feat[:, horizon // 2 + 1 :]
+        costs = self.model.cost(late, weights).mean((1, 2)) / self.cost_rate
+        return float(costs.max())
 
     def step(self, estimate: Estimate, allowed: float) -> ConstrainedStep:
         """Step so that the cost stays below ``allowed`` budgets, under every member if LBSGD."""

@@ -90,6 +90,8 @@ class PolicyConfig:
 
     horizon: int = 12
     """Imagined agent steps."""
+    check_horizon: int = 50
+    """Imagined agent steps in which a new policy's cost is checked before it acts; 0: no check."""
     imagination_batch_size: int = 32
     """Start states of a policy update; each is imagined under every member."""
     start_episodes: int = 5
@@ -248,6 +250,7 @@ SMOKE: dict[str, Any] = {
     "batch_size": 4,
     "seq_len": 12,
     "horizon": 5,
+    "check_horizon": 6,
     "imagination_batch_size": 8,
 }
 PAPER: dict[str, Any] = {
@@ -270,6 +273,7 @@ PAPER: dict[str, Any] = {
     "critic_learning_rate": 8e-5,
     "updates_per_episode": 100,
     "horizon": 15,
+    "check_horizon": 0,
     "eta_decay": 1 / (1 + 8e-6),
     "eta_min": 0.0,
     "constraint_smoothness": 1.2e4,
@@ -340,6 +344,7 @@ def _check(config: Config) -> None:
         (counts, lambda value: value >= 1, "at least 1"),
         (positive, lambda value: 0 < value < math.inf, "above 0"),
         (("margin_alpha",), lambda value: 0 < value < 1, "between 0 and 1"),
+        (("check_horizon",), lambda value: value == 0 or value >= 2, "0 (no check), or at least 2"),
         (("margin_step",), lambda value: 0 <= value < math.inf, "from 0 (a fixed margin)"),
         (("confidence_level",), lambda value: value == 0 or 0.6 <= value < 1, "0, or in [0.6, 1)"),
         (("imagination_batch_size",), partial(_divides, values["confidence_level"]), grouped),
