@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NO_DEPS := safety-gymnasium==1.0.0 gymnasium-robotics==1.2.2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup cerl model-free bench test test-model-free lint types notebooks test-environments clean
+.PHONY: help setup cerl model-free bench test test-model-free lint types notebooks environments-venv test-environments check-tasks clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -92,31 +92,44 @@ notebooks: setup ## execute every notebook
 	        --timeout=900 --nbmake-timeout=600 notebooks; \
 	else echo "no notebooks"; fi
 
+EXTRA ?= environments
+VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+ENVIRONMENTS_VENV = .venv-$(EXTRA)-$(VERSION)
+
 # `pip install -e .[environments]` would bring torch along; this prints what the tests below need.
 define ENVIRONMENT_REQUIREMENTS
 import pathlib, tomllib
 project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
 extras = project["optional-dependencies"]
-print("\n".join(extras["environments"]))
+print("\n".join(extras["$(EXTRA)"]))
 tools = ("jaxtyping", "lazy_loader", "beartype", "pytest", "hypothesis")
 print("\n".join(r for r in project["dependencies"] + extras["dev"] if r.startswith(tools)))
 endef
 export ENVIRONMENT_REQUIREMENTS
 
-# The environment block alone, in its own .venv-environments-3.x and without torch: how Python 3.12 and
-# 3.13 are tested, with NumPy 2 and MuJoCo 3. make test-environments PYTHON=python3.13
-test-environments: ## test the environment block alone, without torch; PYTHON=python3.13
-	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
-	venv=.venv-environments-$$version && \
+environments-venv:
+	@venv=$(ENVIRONMENTS_VENV) && \
 	if [ ! $$venv/.stamp -nt pyproject.toml ]; then \
 	    rm -rf $$venv && $(PYTHON) -m venv $$venv && \
 	    $$venv/bin/python -c "$$ENVIRONMENT_REQUIREMENTS" > $$venv/requirements.txt && \
 	    $$venv/bin/python -m pip install --quiet --disable-pip-version-check -r $$venv/requirements.txt && \
 	    $$venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(NO_DEPS) && \
 	    touch $$venv/.stamp; \
-	fi && \
-	$$venv/bin/python -m pytest --noconftest $(ARGS) blocks/environments tests/test_environments.py \
+	fi
+
+# The environment block alone, in its own .venv-environments-3.x and without torch: how Python 3.12 and
+# 3.13 are tested, with NumPy 2 and MuJoCo 3. make test-environments PYTHON=python3.13
+# With EXTRA=gymnasium-1 on Gymnasium 1, in .venv-gymnasium-1-3.x.
+test-environments: environments-venv ## test the environment block alone, without torch; PYTHON=python3.13
+	$(ENVIRONMENTS_VENV)/bin/python -m pytest --noconftest $(ARGS) blocks/environments tests/test_environments.py \
 	    tests/test_robot_camera.py tests/test_safety_gymnasium_compat.py tests/test_safety_gymnasium_speed.py
 
+# Gymnasium 0.28 is in .venv; the newest 1.x gets its own, without torch.
+check-tasks: setup ## check a task of every family on Gymnasium 0.28 and 1.x; e.g. ARGS="Goal Velocity"
+	PYTHONPATH=. $(BIN)/python tests/task_families.py $(ARGS)
+	$(MAKE) --no-print-directory environments-venv EXTRA=gymnasium-1
+	PYTHONPATH=. .venv-gymnasium-1-$(VERSION)/bin/python tests/task_families.py $(ARGS)
+	.venv-gymnasium-1-$(VERSION)/bin/python -m pytest --noconftest tests/test_safety_gymnasium_compat.py
+
 clean: ## remove what the targets above have built
-	rm -rf .venv .venv-environments-* build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-environments-* .venv-gymnasium-1-* build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -17,8 +17,8 @@ from measure import interleave, markdown, ratios, spread, write
 
 from blocks import ParallelEnvironments, make_environment
 from blocks.environments.compatibility import import_safety_gymnasium
+from blocks.environments.episodes import ConstrainedEnvironment
 from blocks.environments.offscreen_viewer import free_viewers
-from blocks.environments.safety_gymnasium import SafetyEnvironment
 
 STOCK, EXACT, FAST = "stock", "ours", "ours, fast"
 PARTS = ("reset", "steps")
@@ -124,7 +124,9 @@ def our_player(task: str, actions: np.ndarray, repeat: int, quality: Any) -> Pla
     return Player(environment.reset, step, environment.close, actions, 1)
 
 
-def random_actions(environment: SafetyEnvironment | ParallelEnvironments, count: int) -> np.ndarray:
+def random_actions(
+    environment: ConstrainedEnvironment | ParallelEnvironments, count: int
+) -> np.ndarray:
     """Draw random actions with a bias forwards, so that the robots move away from the start."""
     shape = environment.action_space.shape or ()
     noise = np.random.default_rng(SEED).uniform(-0.5, 1.5, (count, *shape))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tyro
@@ -74,7 +74,7 @@ def measure(task: str, episode: int, options: Options) -> dict[str, list[float]]
     """Measure the seconds of our image and of only its needed objects, at each measured step."""
     environment = make_environment(task, observation="image")
     environment.reset(options={"episode": episode})
-    camera, model = environment._camera, environment._inner.task.model
+    camera, model = cast(Any, environment)._camera, environment._inner.task.model
     assert isinstance(camera, RobotCamera)
 
     def draw() -> np.ndarray:

@@ -20,7 +20,7 @@ from measure import Spread, interleave, markdown, ratios, spread, write
 from torch.profiler import ProfilerActivity, profile
 
 from blocks import make_environment, set_threads
-from blocks.environments.safety_gymnasium import SafetyEnvironment
+from blocks.environments.episodes import ConstrainedEnvironment
 
 # isort: split
 from recipes.agents import Config
@@ -73,7 +73,7 @@ class Options:
 
 
 @cache
-def environment() -> SafetyEnvironment:
+def environment() -> ConstrainedEnvironment:
     """Make the preset's environment, only for its sizes."""
     return make_environment(Config().task, seed=0, action_repeat=Config().action_repeat)
 

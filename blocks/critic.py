@@ -68,10 +68,18 @@ class Critic(nn.Module):
         self,
         feat: Float[Tensor, "member *batch feat"],
         target: Float[Tensor, "member *batch"],
+        weight: Float[Tensor, "member *batch"] | None = None,
     ) -> Tensor:
-        """Compute the Huber error of ``value / unit``, averaged over members and samples."""
+        """Compute the Huber error of ``value / unit``, averaged over members and samples.
+
+        Args:
+            feat: latent features.
+            target: returns.
+            weight: of each sample, such as the probability that the episode reaches it.
+        """
         value = self._scaled(feat.detach(), self.weights)
-        return F.smooth_l1_loss(value, target.detach() / self.unit)
+        error = F.smooth_l1_loss(value, target.detach() / self.unit, reduction="none")
+        return (error if weight is None else error * weight).mean()
 
     @torch.no_grad()
     def update_target(self) -> None:

@@ -1,4 +1,4 @@
-"""Heads: latent state -> reward and cost, each with its log-likelihood."""
+"""Heads: latent state -> reward, cost and end of the episode, each with its log-likelihood."""
 
 import math
 
@@ -86,6 +86,38 @@ class RewardHead(nn.Module):
     def log_prob(self, feat: Float[Tensor, "*batch feat"], reward: Tensor) -> Tensor:
         """Compute the log-likelihood of the reward in nats, up to a constant."""
         return self.head.log_prob(feat, reward.unsqueeze(-1) / self.unit)
+
+
+class ContinueHead(nn.Module):
+    """Feat -> probability that the episode goes on, ``[*batch, feat] -> [*batch]``.
+
+    It starts near one: most states are not the last. Only termination ends an episode; a time limit
+    does not.
+
+    Args:
+        feat_size: size of the input.
+        hidden_size: width of the hidden layer.
+    """
+
+    def __init__(self, feat_size: int, *, hidden_size: int = 128) -> None:
+        super().__init__()
+        output = nn.Linear(hidden_size, 1)
+        nn.init.constant_(output.bias, 4.0)
+        self.layers = nn.Sequential(nn.Linear(feat_size, hidden_size), nn.SiLU(), output)
+
+    def forward(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch"]:
+        """Compute the probability that the episode goes on after this state."""
+        return torch.sigmoid(self.layers(feat).squeeze(-1))
+
+    def log_prob(self, feat: Float[Tensor, "*batch feat"], cont: Tensor) -> Float[Tensor, "*batch"]:
+        """Compute the Bernoulli log-likelihood in nats.
+
+        Args:
+            feat: latent features.
+            cont: whether the episode goes on, ``[*batch]``, bool or in [0, 1].
+        """
+        logit = self.layers(feat).squeeze(-1)
+        return -F.binary_cross_entropy_with_logits(logit, cont.to(logit.dtype), reduction="none")
 
 
 class CostHead(nn.Module):

@@ -1,23 +1,22 @@
 """Sequence replay: whole episodes in flat arrays, sampled as sequences, restored exactly."""
 
-import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 from torch import Tensor
 
+from blocks.row_storage import RowStorage, shared
 from blocks.types import Transitions
 
 
 class SequenceReplay:
-    """Ring buffer of agent steps that samples sequences within and across episodes.
+    """Agent steps in the order they came, sampled as sequences within and across episodes.
 
     A row is an observation with the action, reward and cost that led to it; the first row of an
     episode has ``is_first`` set. A sequence may cross an episode's boundary: filtering resets its
@@ -28,14 +27,14 @@ class SequenceReplay:
     ``12288 + 4 * (action_size + 2) + 2``, 12,306 for 2 actions: a million rows take 12.3 GB. Memory
     use grows as rows are added.
 
-    With a ``folder`` the observations are in a file there (12.3 GB for a million such images, all
-    reserved at the first row) and the rest in memory (18 MB). The operating system can reclaim
-    mapped pages. Such a replay never overwrites a row: once it is full, ``add`` raises. Its
-    ``state_dict`` holds no observations; it needs the file.
+    With a ``folder`` the observations are in a file there and the rest in memory (18 MB for a
+    million rows). The file grows by 4096 rows at a time (50 MB of such images); their disk space is
+    reserved before they are used. The operating system can reclaim mapped pages. Such a replay
+    never overwrites a row. Its ``state_dict`` holds no observations; it needs the file.
 
     Args:
-        capacity: number of rows kept, >= 2; the oldest are overwritten. With a ``folder``, at least
-            the rows of the whole run.
+        capacity: number of rows kept, >= 2; the oldest are overwritten. With a ``folder``, a limit
+            beyond which ``add`` raises. None: every row is kept.
         observation_shape: shape of one observation.
         action_size: size of the action.
         observation_dtype: dtype of an observation (uint8 for images).
@@ -48,7 +47,7 @@ class SequenceReplay:
 
     def __init__(
         self,
-        capacity: int,
+        capacity: int | None = None,
         *,
         observation_shape: tuple[int, ...],
         action_size: int,
@@ -56,39 +55,32 @@ class SequenceReplay:
         seed: int = 0,
         folder: Path | None = None,
     ) -> None:
-        if capacity < 2:
+        if capacity is not None and capacity < 2:
             raise ValueError(
-                f"capacity: got {capacity}; allowed 2 and above; a sequence needs at least 2 rows"
+                f"capacity: got {capacity}; allowed 2 and above, or None; a sequence needs at "
+                "least 2 rows"
             )
         self.capacity = capacity
         dtype: np.dtype[Any] = cast(Any, torch.empty(0, dtype=observation_dtype)).numpy().dtype
-        self._layout = ((capacity, *observation_shape), dtype)  # of all observations
-        self._file = None if folder is None else folder / "observations.npy"
-        self._mapped: np.memmap[Any, Any] | None = None  # set when a row is added or restored
-        in_memory = capacity if self._file is None else 0
-        # np.zeros allocates memory as rows are written; torch.zeros would allocate it all at once.
-        self._arrays: list[NDArray[Any]] = [
-            np.zeros((in_memory, *observation_shape), dtype),
-            np.zeros((capacity, action_size), np.float32),
-            np.zeros(capacity, np.float32),
-            np.zeros(capacity, np.float32),
-            np.zeros(capacity, np.bool_),
-            np.zeros(capacity, np.bool_),
-        ]
-        # The tensors share the arrays' memory; numpy writes a row several times as fast.
-        self._stores = [_shared(array) for array in self._arrays]
+        self._storage = RowStorage(
+            capacity,
+            observation_shape=observation_shape,
+            observation_dtype=dtype,
+            action_size=action_size,
+            folder=folder,
+        )
         self.added = 0
         self._episode_starts: list[int] = []
         self._generator = np.random.default_rng(seed)
 
     def __len__(self) -> int:
         """Number of rows that can be sampled."""
-        return min(self.added, self.capacity)
+        return min(self.added, len(self._storage))
 
     @property
     def observations(self) -> Tensor:
         """All stored observations, in no particular order."""
-        return self._stores[0][: len(self)]
+        return self._storage.observations[: len(self)]
 
     def add(
         self,
@@ -111,34 +103,16 @@ class SequenceReplay:
             terminated: whether the observation is terminal.
 
         Raises:
-            ValueError: NaN or infinity in any field, or a wrong shape; with a ``folder``, the
-                replay is full or the folder holds another replay's file. Nothing is stored then.
+            ValueError: NaN or infinity in any field, a wrong shape, or fractions for an
+                observation of integers; with a ``folder``, the capacity is reached, the disk is
+                full, or the folder holds another replay's file. Nothing is stored then.
         """
         given = (observation, action, reward, cost, is_first, terminated)
-        with np.errstate(over="ignore"):  # overflow becomes infinity, which is rejected below
-            row: list[NDArray[Any]] = [
-                np.asarray(
-                    value.detach().cpu() if isinstance(value, Tensor) else value, array.dtype
-                )
-                for value, array in zip(given, self._arrays, strict=True)
-            ]
-        for name, value, array in zip(Transitions._fields, row, self._arrays, strict=False):
-            if value.shape != array.shape[1:]:
-                raise ValueError(
-                    f"{name}: got shape {value.shape}; allowed {array.shape[1:]}; reshape it or "
-                    "build the replay for it"
-                )
-            if not np.isfinite(value).all():
-                raise ValueError(
-                    f"{name}: got NaN or infinity at row {self.added}; allowed finite numbers; "
-                    "look for the step that produced it"
-                )
-        if self._file is not None:
-            self._make_room(self._file)
+        fields = zip(Transitions._fields, given, self._storage.arrays, strict=False)
+        row = [self._checked(name, value, array) for name, value, array in fields]
+        self._storage.write(self.added, row)
         if is_first:
             self._episode_starts.append(self.added)
-        for value, array in zip(row, self._arrays, strict=True):
-            array[self.added % self.capacity] = value
         self.added += 1
 
     def sample(
@@ -195,7 +169,7 @@ class SequenceReplay:
             chosen = rows[draw(len(rows), size=costly)] - draw(seq_len, size=costly)
             starts[batch_size - costly :] = np.minimum(chosen, last)
         starts = starts.clip(oldest)
-        return self.gather(_shared(starts), seq_len)
+        return self.gather(shared(starts), seq_len)
 
     def effective_size(
         self,
@@ -253,191 +227,87 @@ class SequenceReplay:
     def _costly_rows(self) -> NDArray[np.int64]:
         """Return the numbers of the stored rows with a cost, counted since the first ever added."""
         oldest = self.added - len(self)
-        stored = np.flatnonzero(self._arrays[3][: len(self)])
-        return oldest + (stored - oldest) % self.capacity
+        costs = self._storage.arrays[Transitions._fields.index("cost")]
+        stored = np.flatnonzero(costs[: len(self)])
+        return oldest + (stored - oldest) % len(self._storage)
 
     def newest_episode(self) -> Transitions:
         """Return the stored rows of the newest episode as one sequence ``[1, time, ...]``."""
-        first = max(self._episode_starts[-1], self.added - len(self))
-        return self.gather(torch.tensor([first]), self.added - first)
+        return self.episodes_since(self._episode_starts[-1])[-1]
+
+    def episodes_since(self, row: int) -> list[Transitions]:
+        """Return each episode that began at this row or later, oldest first, ``[1, time, ...]``.
+
+        Args:
+            row: counted since the first ever added; ``added`` before an episode is where it begins.
+        """
+        starts = self._episode_starts[bisect_left(self._episode_starts, row) :]
+        oldest = self.added - len(self)
+        borders = [max(start, oldest) for start in (*starts, self.added)]
+        return [
+            self.gather(torch.tensor([first]), end - first)
+            for first, end in pairwise(borders)
+            if end > first  # else the ring has overwritten it
+        ]
+
+    def newest_episodes(self, rows: int) -> int:
+        """Count the newest episodes that have at least so many rows together; all, if too few."""
+        first = bisect_right(self._episode_starts, self.added - rows) - 1
+        return len(self._episode_starts) - max(0, first)
 
     def gather(self, starts: Tensor, seq_len: int) -> Transitions:
         """Return the sequences that start at the given rows, counted since the first ever added."""
         rows = starts.unsqueeze(-1) + torch.arange(seq_len)
-        return Transitions(*(store[rows % self.capacity] for store in self._stores), row=rows)
+        return Transitions(*self._storage.read(rows), row=rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Copy what is needed to sample the same sequences again, as tensors and plain values.
 
         With a ``folder`` the state holds no observations; they are on disk when this returns.
         """
-        stored = {name: store[: len(self)].clone() for name, store in self._saved_stores().items()}
         state = self._generator.bit_generator.state
         inner = {k: str(v) for k, v in state["state"].items()}  # 128-bit integers
-        saved: dict[str, Any] = {
-            "rows": stored,
+        return self._storage.state(self.added) | {
             "added": self.added,
             "episode_starts": list(self._episode_starts),
             "generator": {**state, "state": inner},
         }
-        if self._mapped is not None and self.added:
-            self._mapped.flush()  # before the caller saves a state that needs these rows
-            saved["newest_observation"] = self._stores[0][self.added - 1].clone()
-        return saved
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a ``state_dict`` in a replay of the same capacity.
+        """Restore a ``state_dict``.
+
+        The capacity may be larger than it was, unless the ring has overwritten rows.
 
         Raises:
             ValueError: the state or the file in the ``folder`` belongs to another replay, or the
                 file is missing or damaged; the replay does not change then.
         """
-        rows = min(int(state["added"]), self.capacity)
-        stores = self._saved_stores()
-        if state["rows"].keys() != stores.keys():
-            raise ValueError(
-                f"folder: got {self._file and self._file.parent}, and a state that holds "
-                f"{', '.join(state['rows'])}; a state without observations needs the folder of "
-                "their file, a state with observations needs a replay without a folder"
-            )
-        for name, store in stores.items():
-            saved = state["rows"][name]
-            if len(saved) != rows or saved.shape[1:] != store.shape[1:]:
-                raise ValueError(
-                    f"{name}: got saved rows of shape {tuple(saved.shape)}; this replay holds "
-                    f"{rows} rows of shape {tuple(store.shape[1:])}; build it with the same "
-                    "arguments"
-                )
-        if self._file is not None and (rows or self._file.exists()):
-            self._map(self._reopened(self._file, state))
-        for name, store in stores.items():
-            store[:rows] = state["rows"][name]
+        self._storage.load(state, int(state["added"]))
         self.added = int(state["added"])
         self._episode_starts = list(state["episode_starts"])
         generator = dict(state["generator"])
         generator["state"] = {k: int(v) for k, v in generator["state"].items()}
         self._generator.bit_generator.state = generator
 
-    def _saved_stores(self) -> dict[str, Tensor]:
-        """Return the stores in the state: all except observations in a file."""
-        stores = dict(zip(Transitions._fields, self._stores, strict=False))
-        if self._file is not None:
-            del stores["observation"]
-        return stores
-
-    def _make_room(self, file: Path) -> None:
-        """Prepare the file for one more row: create it if necessary, and never wrap around.
-
-        A checkpoint needs the rows below its ``added`` unchanged. A process that loads a checkpoint
-        writes only rows from its ``added`` on. So the rows of this and of older checkpoints stay
-        unchanged whenever the process is killed, and later rows are written again. A full ring
-        would break this: its next row would overwrite one that the last checkpoint needs.
-        """
-        if self.added >= self.capacity:
+    def _checked(self, name: str, value: Any, array: NDArray[Any]) -> NDArray[Any]:
+        """Convert one field of a row to the array's dtype."""
+        value = value.detach().cpu() if isinstance(value, Tensor) else value
+        given: NDArray[Any] = np.asarray(value)
+        if given.dtype.kind == "f" and array.dtype.kind in "iu":  # images from 0 to 1 would be 0
             raise ValueError(
-                f"capacity: got {self.capacity}, and so many rows are stored; with a folder no row "
-                "is overwritten; give a capacity of at least the rows of the whole run"
+                f"{name}: got {given.dtype}; allowed {array.dtype}; convert it, or build the "
+                "replay with another observation_dtype"
             )
-        if self._mapped is None:
-            self._map(_create_file(file, *self._layout))
-
-    def _reopened(self, file: Path, state: dict[str, Any]) -> "np.memmap[Any, Any]":
-        """Map the file that belongs to a saved state."""
-        mapped, added = _reopen_file(file, *self._layout), int(state["added"])
-        if added and not np.array_equal(mapped[added - 1], state["newest_observation"].numpy()):
+        if given.shape != array.shape[1:]:
             raise ValueError(
-                f"observation: got {file}, whose row {added - 1} differs from the saved state's; "
-                "put back the file of the same run"
+                f"{name}: got shape {given.shape}; allowed {array.shape[1:]}; reshape it or "
+                "build the replay for it"
             )
-        return mapped
-
-    def _map(self, mapped: "np.memmap[Any, Any]") -> None:
-        self._mapped = self._arrays[0] = mapped
-        self._stores[0] = _shared(mapped)
-
-
-def _shared(array: NDArray[Any]) -> Tensor:
-    """Return a tensor that shares the array's memory."""
-    return cast(Any, torch).from_numpy(array)
-
-
-# The file of a replay's observations: a mapped .npy, whose header holds shape and dtype.
-
-
-def _open_memmap(file: Path, **options: Any) -> "np.memmap[Any, Any]":
-    return cast(Any, npy_format).open_memmap(file, **options)
-
-
-def _create_file(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> "np.memmap[Any, Any]":
-    """Create and map a file for ``[capacity, *observation_shape]`` with all its disk space.
-
-    Raises:
-        ValueError: the file exists, or cannot be created (the disk is too small).
-    """
-    if file.exists():
-        raise ValueError(
-            f"folder: got {file.parent}, which already holds the observations of a replay; load "
-            "that replay's state first, or take an empty folder"
-        )
-    # Create it under a temporary name: a kill then leaves no incomplete file under the final one.
-    unfinished = file.with_name(f"{file.stem}.unfinished{file.suffix}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        array = _open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
-        _reserve_space(unfinished)
-        unfinished.rename(file)
-        _sync_folder(file.parent)
-    except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise ValueError(
-            f"folder: got {file.parent}, which cannot hold observations {shape} of {dtype} "
-            f"({error}); take another folder, or a smaller capacity"
-        ) from error
-    return array
-
-
-def _reopen_file(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> "np.memmap[Any, Any]":
-    """Map an existing file of ``_create_file``.
-
-    Raises:
-        ValueError: the file is missing, damaged, or of another capacity, shape or dtype.
-    """
-    try:
-        found = _open_memmap(file, mode="r")  # "r+" would extend a truncated file
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"observation: got no file {file}; the saved rows are in it, so put it back"
-        ) from error
-    except ValueError as error:
-        needed = int(np.prod(shape)) * dtype.itemsize
-        raise ValueError(
-            f"observation: got {file} of {file.stat().st_size} bytes, cut short or damaged "
-            f"({error}); this replay needs {needed} bytes and a header; put back the whole file"
-        ) from error
-    asked: dict[str, tuple[object, object]] = {
-        "capacity": (shape[:1], found.shape[:1]),
-        "observation_shape": (shape[1:], found.shape[1:]),
-        "observation_dtype": (dtype, found.dtype),
-    }
-    for name, (ours, theirs) in asked.items():
-        if ours != theirs:
+        with np.errstate(over="ignore"):  # overflow becomes infinity, which is rejected
+            converted = given.astype(array.dtype, copy=False)
+        if not np.isfinite(converted).all():
             raise ValueError(
-                f"{name}: got {ours}; allowed {theirs}, with which {file} was made; use the same"
+                f"{name}: got NaN or infinity at row {self.added}; allowed finite numbers; "
+                "look for the step that produced it"
             )
-    return _open_memmap(file, mode="r+")
-
-
-def _reserve_space(file: Path) -> None:
-    """Reserve disk space: writing to a mapped file on a full disk would kill the process."""
-    reserve = getattr(os, "posix_fallocate", None)  # macOS has none
-    if reserve is not None:
-        with file.open("r+b") as stream:
-            reserve(stream.fileno(), 0, file.stat().st_size)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Write the folder's entries to disk, as ``flush`` does for a file's contents."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+        return converted

@@ -21,6 +21,14 @@ class EpisodeRecord(NamedTuple):
     episode_return: float  # undiscounted sum
     steps: int  # environment steps, 1 to episode_length
     fallback_steps: int = 0  # of these, steps in which a safe fallback replaced the policy
+    terminated: bool = False  # whether the task ended it; else it was cut off
+
+    def budget(self, episode_budget: float | int, episode_length: int) -> float:
+        """Return the cost this episode may have: all of the budget if it terminated.
+
+        An episode that was cut off after n of T steps has its share, ``episode_budget * n / T``.
+        """
+        return episode_budget * (1.0 if self.terminated else self.steps / episode_length)
 
 
 class SafetySummary(NamedTuple):
@@ -54,9 +62,10 @@ def safety_summary(
     - cost rate: total cost / total steps, to compare with d / T.
     - cost regret: :math:`\sum_e \max(0, C_e - d)`.
 
-    In all of these, the budget of an episode that ended after n < T steps is its share d * n / T: a
-    short last episode must not make a run look safe. For an iterate, the sum of its episodes' costs
-    is compared with the sum of their shares; for whole episodes this compares the mean with d.
+    An episode that terminated has the whole budget d: nothing more will come. One that was cut off
+    after n < T steps has its share d * n / T: a short last episode must not make a run look safe.
+    For an iterate, the sum of its episodes' costs is compared with the sum of their budgets; for
+    whole episodes this compares the mean with d.
 
     Args:
         episodes: every episode since the first step, in any order.
@@ -87,8 +96,8 @@ def safety_summary(
     excess_of: dict[int, list[float]] = {}
     for index, episode in enumerate(episodes):
         _check(index, episode, episode_length)
-        share = episode_budget * episode.steps / episode_length
-        excess_of.setdefault(episode.iterate, []).append(episode.cost - share)
+        excess = episode.cost - episode.budget(episode_budget, episode_length)
+        excess_of.setdefault(episode.iterate, []).append(excess)
     excesses = [excess for group in excess_of.values() for excess in group]
     steps = sum(episode.steps for episode in episodes)
     return SafetySummary(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from blocks.acceleration.threads import side_by_side
 from blocks.decoders import Decoder
-from blocks.heads import CostHead, RewardHead
+from blocks.heads import ContinueHead, CostHead, RewardHead
 from blocks.latents import LatentDistribution
 from blocks.posteriors.ensemble import EnsemblePosterior, select
 from blocks.rssm import RSSM, Filtered
@@ -33,6 +33,7 @@ class WorldModelLoss(NamedTuple):
     kl: Tensor
     transition: Tensor
     log_prior: Tensor
+    cont: Tensor
 
     def backward(self) -> None:
         """Compute the gradients of the total, with the members' transitions on a separate thread.
@@ -41,7 +42,7 @@ class WorldModelLoss(NamedTuple):
         parameters, and each adds to them once. Start with empty gradients: otherwise the last bit
         depends on which part finishes first.
         """
-        others = self.observation + self.reward + self.cost + self.kl - self.log_prior
+        others = self.observation + self.reward + self.cost + self.cont + self.kl - self.log_prior
         backward = torch.autograd.backward
         side_by_side(partial(backward, others), partial(backward, self.transition))
 
@@ -64,6 +65,8 @@ class WorldModel(nn.Module):
         decoder: a module feat -> observation, with ``log_prob(feat, normalised observation)``.
         reward_head: feat -> reward.
         cost_head: feat -> cost; template of the posterior's cost sites.
+        continue_head: feat -> probability that the episode goes on; by default a
+            ``ContinueHead``.
         parameter_posterior: called with the template and ``prior_std=``, the prior deviations of
             the cost head; returns an ``EnsemblePosterior``.
         free_nats: KL below which its gradient is zero, in nats.
@@ -79,6 +82,7 @@ class WorldModel(nn.Module):
         decoder: Decoder,
         reward_head: RewardHead,
         cost_head: CostHead,
+        continue_head: ContinueHead | None = None,
         parameter_posterior: Callable[..., EnsemblePosterior] = EnsemblePosterior,
         free_nats: float = 1.0,
         kl_mix: float = 0.8,
@@ -86,6 +90,9 @@ class WorldModel(nn.Module):
         super().__init__()
         self.normalizer, self.encoder, self.rssm = normalizer, encoder, rssm
         self.decoder, self.reward_head, self.cost_head = decoder, reward_head, cost_head
+        self.continue_head = continue_head or ContinueHead(rssm.feat_size)
+        self.ends: Tensor
+        self.register_buffer("ends", torch.zeros(()))  # 1 once an episode has terminated
         self.free_nats, self.kl_mix = free_nats, kl_mix
         cost_head.requires_grad_(False)
         self.parameter_posterior = parameter_posterior(
@@ -144,6 +151,13 @@ class WorldModel(nn.Module):
         """Predict the expected reward per agent step."""
         return self.reward_head(feat)
 
+    def cont(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch"]:
+        """Predict the probability that the episode goes on; 1 until one has terminated.
+
+        A head that has never seen an end would still expect one, and so count costs too low.
+        """
+        return torch.where(self.ends > 0, self.continue_head(feat), 1.0)
+
     def loss(
         self,
         data: Transitions,
@@ -163,6 +177,7 @@ class WorldModel(nn.Module):
         """
         out = self.filter(data, generator)
         self.cost_head.observe(out.state.stoch)
+        self.ends.clamp_(min=data.terminated.any())
         weights = self.parameter_posterior.sample(generator=generator or torch.default_generator)
         # The first row of an episode has no reward or cost.
         arrived = (~data.is_first).to(data.reward.dtype)
@@ -171,6 +186,7 @@ class WorldModel(nn.Module):
         def others() -> tuple[Tensor, ...]:  # the only one that uses Pyro, in ``log_prior``
             return (
                 *self._decoding_losses(out.state.feat, data, arrived),
+                self._continue_loss(out.state.feat, data),
                 self._cost_loss(out.state.feat, data, weights, weighting),
                 self._balanced_kl(out.posterior, out.prior),
                 self.parameter_posterior.log_prior().mean() / data_size,
@@ -179,9 +195,10 @@ class WorldModel(nn.Module):
         def transitions() -> Tensor:
             return self._transition_loss(out, data.action, weights, weighting)
 
-        (observation, reward, cost, kl, log_prior), transition = side_by_side(others, transitions)
-        total = observation + reward + cost + kl + transition - log_prior
-        return WorldModelLoss(total, observation, reward, cost, kl, transition, log_prior)
+        parts, transition = side_by_side(others, transitions)
+        observation, reward, cont, cost, kl, log_prior = parts
+        total = observation + reward + cont + cost + kl + transition - log_prior
+        return WorldModelLoss(total, observation, reward, cost, kl, transition, log_prior, cont)
 
     def data_weights(self, row: Int[Tensor, "*batch"]) -> Float[Tensor, "member *batch"]:
         """Weigh each row for each member: Exp(1) for each block of rows, one on average.
@@ -205,6 +222,9 @@ class WorldModel(nn.Module):
         observation = self.decoder.log_prob(feat, self.normalizer(data.observation))
         reward = self.reward_head.log_prob(feat, data.reward) * arrived
         return -observation.mean(), -reward.mean()
+
+    def _continue_loss(self, feat: Tensor, data: Transitions) -> Tensor:
+        return -self.continue_head.log_prob(feat, ~data.terminated).mean() * self.ends
 
     def _cost_loss(
         self, feat: Tensor, data: Transitions, weights: Weights, weighting: Tensor

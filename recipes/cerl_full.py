@@ -34,7 +34,7 @@ from recipes.agents.components import MakeAgent
 from recipes.agents.config import ERROR_GROUPS
 from recipes.agents.critics import Critics
 from recipes.agents.diagnostics import average, policy_metrics
-from recipes.agents.estimates import Estimate, Rollouts, estimate
+from recipes.agents.estimates import Estimate, Rollouts, estimate, reach_weights
 from recipes.agents.recording import record_updates
 from recipes.training import run
 
@@ -72,9 +72,10 @@ class CERLAgent(LatentAgent):
             c.actor_learning_rate_end - c.actor_learning_rate
         )
         self.move_margin()
-        new = self.judge_newest_episode("new") | {"new_cost": self.newest_cost()}
+        new = self.judge_newest_states("new") | {"new_cost": self.newest_cost()}
         fitted = self.fit_posterior(updates)
-        learned = self.judge_newest_episode("learned")
+        learned = self.judge_newest_states("learned")
+        self.iterate_row = self.replay.added
         improved = self.improve_policy(updates)
         return fitted | improved | self.disagreement() | new | learned
 
@@ -175,7 +176,7 @@ class CERLAgent(LatentAgent):
         self.update_return_scale(rollouts.returns)
         with record_function("policy gradients"):
             estimated = estimate(
-                self.objective(rollouts.returns, rollouts.entropy),
+                self.objective(rollouts.returns * rollouts.weight, rollouts.entropy),
                 rollouts,
                 copies,
                 self.parts.aggregate,
@@ -201,12 +202,16 @@ class CERLAgent(LatentAgent):
         feat = imagined.state.feat
         with record_function("returns"):
             arrived = feat[:, 1:]
+            cont = self.model.cont(arrived)
             returns, cost_returns = self.critics.returns(
                 feat,
                 reward=lambda: self.model.reward(arrived),
                 cost=lambda: self.model.cost(arrived, weights),
+                cont=cont,
             )
-        return Rollouts(feat[:, :-1], returns, cost_returns, -imagined.log_prob.mean())
+        weight = reach_weights(cont)
+        entropy = -(imagined.log_prob * weight).mean()
+        return Rollouts(feat[:, :-1], returns, cost_returns, weight, entropy)
 
     def objective(self, returns: Tensor, entropy: Tensor) -> Tensor:
         """Compute the objective: J in units of the returns' range, plus weighted entropy."""

@@ -1,15 +1,21 @@
 """The environment block on real tasks, against the raw simulator and hand-counted costs."""
 
+import copy
+import importlib
 import inspect
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 from opengl import skip_without_opengl
 
+from blocks.environments import episodes
 from blocks.environments.compatibility import import_safety_gymnasium
 from blocks.environments.safety_gymnasium import SafetyEnvironment, make_environment
 
@@ -272,9 +278,16 @@ def test_a_bad_action_is_refused_before_the_simulator_sees_it(bad: float) -> Non
 
 
 @pytest.mark.parametrize(
-    ("position", "name"), [(0, "observation"), (1, "reward and cost"), (2, "reward and cost")]
+    ("position", "message"),
+    [
+        (0, "^observation: got NaN"),
+        (1, "^reward: got nan"),
+        (2, "^cost: got nan; allowed a finite"),
+    ],
 )
-def test_a_number_that_is_not_finite_from_the_simulator_is_named(position: int, name: str) -> None:
+def test_a_number_that_is_not_finite_from_the_simulator_is_named(
+    position: int, message: str
+) -> None:
     env = make_environment(CHEETAH)
     env.reset()
     step = env._inner.step
@@ -285,8 +298,184 @@ def test_a_number_that_is_not_finite_from_the_simulator_is_named(position: int, 
         return tuple(result)
 
     env._inner.step = broken_step
-    with pytest.raises(ValueError, match=f"{name}: got NaN"):
+    with pytest.raises(ValueError, match=message):
         env.step(np.zeros(6, np.float32))
+
+
+def cost_reports(env: SafetyEnvironment, actions: np.ndarray) -> dict[str, list[Any]]:
+    """All that info says of costs and flags, by key; a list of one value an action."""
+    env.reset()
+    reports = [env.step(action)[4] for action in actions]
+    keys = {key for report in reports for key in report}
+    flags = {key for key in keys if isinstance(next(r[key] for r in reports if key in r), bool)}
+    costs = {key for key in keys if key.startswith("cost")}
+    return {key: [report.get(key, 0) for report in reports] for key in flags | costs}
+
+
+def costs_add_up(repeated: dict[str, list[Any]], once: dict[str, list[Any]]) -> None:
+    """One action at repeat n reports what n actions at repeat 1 do."""
+    assert repeated.keys() == once.keys()
+    for key, values in once.items():
+        count = len(repeated[key])
+        each = np.reshape(np.asarray(values), (count, len(values) // count, -1))
+        summed = each.any(axis=1) if each.dtype == bool else each.sum(axis=1)
+        np.testing.assert_allclose(np.reshape(repeated[key], (count, -1)), summed, err_msg=key)
+
+
+def test_repeated_actions_report_the_sum_of_every_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, repeat = "SafetyPointButton1-v0", 5
+    env = make_environment(task, seed=1, action_repeat=repeat)
+    actions = some_actions(env, 60)
+    reports = cost_reports(env, actions)
+    once = cost_reports(make_environment(task, seed=1), actions.repeat(repeat, axis=0))
+    costs_add_up(reports, once)
+    assert {"cost_buttons", "cost_gremlins", "cost_hazards", "cost_sum"} < set(reports)
+    assert sum(reports["cost"]) == sum(reports["cost_sum"]) > 0
+    monkeypatch.setattr(episodes, "add_report", dict.update)  # the last inner step's wins
+    env.episode_index = 0
+    with pytest.raises(AssertionError, match="cost_"):
+        costs_add_up(cost_reports(env, actions), once)
+
+
+def test_a_task_has_several_costs_by_name() -> None:
+    source = {"hazards": "cost_hazards", "vases": "cost_vases_contact"}
+    env = make_environment("SafetyPointGoal2-v0", seed=0, action_repeat=4, cost=source)
+    assert env.cost_names == ("hazards", "vases")
+    env.reset()
+    infos = [env.step(action)[4] for action in some_actions(env, 100)]
+    for info in infos:
+        np.testing.assert_array_equal(info["costs"], [info[key] for key in source.values()])
+        assert info["cost"] == sum(info["costs"])
+    assert (np.sum([info["costs"] for info in infos], axis=0) > 0).all()
+
+
+def test_a_single_cost_is_a_vector_of_one() -> None:
+    env = make_environment(CIRCLE, seed=2, action_repeat=5)
+    assert env.cost_names == ("cost",)
+    env.reset()
+    infos = [env.step(action)[4] for action in some_actions(env, 100)]
+    assert all(info["costs"].tolist() == [info["cost"]] for info in infos)
+    assert sum(info["cost"] for info in infos) > 0
+
+
+def test_a_cost_is_a_function_of_the_transition() -> None:
+    def moved(observation: Any, action: Any, following: Any, info: dict[str, Any]) -> float:
+        return float(abs(following - observation).sum())
+
+    env = make_environment(CHEETAH, action_repeat=2, cost=moved)
+    single = make_environment(CHEETAH, cost=moved)
+    env.reset(), single.reset()
+    action = np.ones(6, np.float32)
+    expected = single.step(action)[4]["cost"] + single.step(action)[4]["cost"]
+    assert env.step(action)[4]["cost"] == expected > 0
+    with pytest.raises(ValueError, match=r"cost: got a function for image observations"):
+        make_environment(CHEETAH, observation="image", cost=moved)
+
+
+def test_the_smaller_of_two_lengths_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = import_safety_gymnasium() and importlib.import_module("gymnasium").registry
+    for registered, length in ((300, 300), (2000, 500)):
+        spec = copy.deepcopy(registry[CIRCLE])
+        spec.max_episode_steps = registered
+        monkeypatch.setitem(registry, CIRCLE, spec)
+        env = make_environment(CIRCLE, action_repeat=100)
+        env.reset()
+        assert env.episode_length == length
+        ends = [env.step(np.zeros(2, np.float32))[3] for _ in range(length // 100)]
+        assert ends == [False] * (length // 100 - 1) + [True]
+
+
+@pytest.mark.parametrize("good", [0, 1, 2])
+def test_a_simulation_that_explodes_ends_the_episode_before(
+    good: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MuJoCo restarts it in the middle of an action, here after ``good`` of three inner steps."""
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes a log
+    env, untouched = make_environment(CHEETAH, action_repeat=3), make_environment(CHEETAH)
+    env.reset()
+    last, _ = untouched.reset()
+    action, reward = np.ones(6, np.float32), 0.0
+    step, taken = env._inner.step, 0
+
+    def spoiled(action: np.ndarray) -> Any:
+        nonlocal taken
+        if taken == good:
+            env._inner.data.qvel[:] = 1e12
+        taken += 1
+        return step(action)
+
+    for _ in range(good):
+        last, gained, *_ = untouched.step(action)
+        reward += gained
+    monkeypatch.setattr(env._inner, "step", spoiled)
+    observation, gained, terminated, truncated, info = env.step(action)
+    np.testing.assert_array_equal(observation, last)
+    assert (gained, terminated, truncated) == (reward, False, True)
+    assert info["unstable"] is True
+    assert info["inner_steps"] == good
+    assert taken == good + 1
+    with pytest.raises(RuntimeError, match="the episode is over"):
+        env.step(action)
+    env.reset()
+    assert "unstable" not in env.step(action)[4]
+
+
+def test_time_alone_does_not_show_an_explosion_in_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    times = []
+    for velocity in (0.0, 1e12):
+        env = make_environment(CHEETAH)
+        env.reset()
+        env._inner.data.qvel[:] = velocity
+        assert env.step(np.zeros(6, np.float32))[3] == (velocity > 0)
+        times.append(env._inner.data.time)
+    assert times[0] == times[1] > 0
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copy_starts_the_next_episode(copied: Any) -> None:
+    env = make_environment(CIRCLE, seed=3, action_repeat=2, cost={"wall": "cost_sum"})
+    run(env, 3)
+    other = copied(env)
+    assert (other.episode_index, other.cost_names) == (1, ("wall",))
+    with pytest.raises(RuntimeError, match=r"none begun; call reset\(\)"):
+        other.step(np.zeros(2, np.float32))
+    assert_same(run(env, 10), run(other, 10))
+    env.reset(seed=9)
+    assert_same(run(copied(env), 10), run(env, 10))
+
+
+def test_a_pickle_is_read_in_a_fresh_process(tmp_path: Path) -> None:
+    env = make_environment(CIRCLE, seed=3)
+    (tmp_path / "env.pickle").write_bytes(pickle.dumps(env))
+    code = (
+        "import pickle, sys; env = pickle.load(open(sys.argv[1], 'rb')); print(env.reset()[0][0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "env.pickle"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(env.reset()[0][0])
+
+
+@pytest.mark.filterwarnings("ignore:.*(infinity|normalized|having a spec):UserWarning")
+@pytest.mark.parametrize("task", [CHEETAH, CIRCLE])
+def test_gymnasium_s_own_check_passes(task: str) -> None:
+    check_env(make_environment(task), skip_render_check=True)
+
+
+def test_the_generator_depends_on_seed_and_episode_alone() -> None:
+    env, other = make_environment(CHEETAH, seed=3), make_environment(CHEETAH, seed=3)
+    drawn = []
+    for _ in range(3):
+        env.reset()
+        drawn.append(env.np_random.random())
+        env.np_random.random(7)
+    other.reset(options={"episode": 2})
+    assert other.np_random.random() == drawn[2]
+    assert len(set(drawn)) == 3
 
 
 def test_stepping_outside_an_episode_is_an_error() -> None:
@@ -319,6 +508,20 @@ def test_the_block_needs_no_torch_and_prints_nothing() -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize(
+    ("task", "fps"),
+    [("SafetyPointCircle1-v0", 50), ("SafetyCarCircle1-v0", 25), ("SafetyAntVelocity-v1", 20)],
+)
+def test_its_frames_per_second_are_the_simulators(task: str, fps: int) -> None:
+    env = make_environment(task)
+    env.reset()
+    inner: Any = env._inner.task if "Circle" in task else env._inner
+    before = inner.data.time
+    env.step(np.zeros(env.action_space.shape or ()))
+    assert env.metadata["render_fps"] == fps
+    assert inner.data.time - before == pytest.approx(1 / fps)
+
+
 def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
     code = (
         "import sys; sys.modules['gymnasium'] = None; import blocks.environments.safety_gymnasium"
@@ -326,7 +529,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: Safety-Gymnasium tasks need the package 'gymnasium'")
-    assert "pip install 'cerl-blocks[environments]'" in last
+    assert "pip install 'cerl-blocks[" in last
 
 
 @pytest.fixture(scope="module")

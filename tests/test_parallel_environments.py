@@ -9,13 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from own_task import Walk
 
 from blocks import ParallelEnvironments, make_environment
+from blocks.environments.constrained import constrained
+from blocks.environments.episodes import ConstrainedEnvironment
 from blocks.environments.parallel import ATTEMPTS, Steps
 
 TASK = "SafetyPointCircle1-v0"  # 500 environment steps, and cheap
 OPTIONS = {"seed": 3, "action_repeat": 50}
 PUSH = np.array((1.0, 0.3), np.float32)  # out of the circle: it costs
+
+
+def make_walk(seed: int) -> ConstrainedEnvironment:
+    """A user's own environment; processes import it from here."""
+    costs = {"left": "cost_left", "push": "cost_push"}
+    return constrained(Walk(), costs, episode_length=12, action_repeat=2, seed=seed)
 
 
 def play(environments: ParallelEnvironments, actions: int) -> list[Steps]:
@@ -48,10 +57,39 @@ def test_plays_the_episodes_of_a_single_environment_and_keeps_every_cost() -> No
                     np.testing.assert_array_equal(step.observations[place], observation)
                     assert step.rewards[place] == reward
                     assert step.costs[place] == info["cost"]
+                    assert step.costs_each[place].tolist() == [info["cost"]]
                     assert step.truncated[place] == truncated
                     total += info["cost"]
             assert total > 0
         assert environments.episode_index == 4
+
+
+def test_plays_a_user_s_own_environment_and_keeps_each_of_its_costs() -> None:
+    single = make_walk(seed=8)
+    push = np.array([-0.6], np.float32)
+    with ParallelEnvironments(make_walk, 2, seed=8) as environments:
+        assert environments.cost_names == ("left", "push")
+        assert environments.episode_length == 12
+        environments.reset()  # episodes 0 and 1
+        observations = environments.reset()
+        steps = [environments.step([push] * 2) for _ in range(6)]
+        assert environments.over.all()
+    for place in range(2):
+        observation, _ = single.reset(options={"episode": 2 + place})
+        np.testing.assert_array_equal(observations[place], observation)
+        for step in steps:
+            observation, _, _, _, info = single.step(push)
+            np.testing.assert_array_equal(step.observations[place], observation)
+            np.testing.assert_array_equal(step.costs_each[place], info["costs"])
+            assert step.costs[place] == info["cost"]
+    assert (sum(step.costs_each for step in steps) > 0).all()
+
+
+def test_names_the_costs_of_a_task() -> None:
+    with ParallelEnvironments(TASK, 1, **OPTIONS, cost={"wall": "cost_sum"}) as environments:
+        assert environments.cost_names == ("wall",)
+        environments.reset()
+        assert sum(step.costs_each.sum() for step in play(environments, 10)) > 0
 
 
 def test_a_process_that_is_killed_changes_nothing() -> None:
@@ -205,6 +243,11 @@ def test_an_episode_that_is_over_stays_as_it_is() -> None:
 def test_refuses(arguments: tuple[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ParallelEnvironments(*arguments)
+
+
+def test_a_function_sets_the_environment_s_arguments_itself() -> None:
+    with pytest.raises(ValueError, match=r"action_repeat: got 2 beside a function"):
+        ParallelEnvironments(make_walk, 2, action_repeat=2)
 
 
 def test_one_action_for_each() -> None:

@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from blocks import row_storage
 from blocks.replay import SequenceReplay
 from blocks.types import Transitions
 
 
-def make(capacity: int = 100, seed: int = 0, folder: Path | None = None) -> SequenceReplay:
+def make(capacity: int | None = 100, seed: int = 0, folder: Path | None = None) -> SequenceReplay:
     return SequenceReplay(capacity, observation_shape=(2,), action_size=1, seed=seed, folder=folder)
 
 
@@ -319,7 +320,7 @@ def test_a_state_of_another_replay_is_refused_by_name() -> None:
         make(10).load_state_dict(wide.state_dict())
     large = make(20)
     fill(large, [15])
-    with pytest.raises(ValueError, match=r"observation: .* holds 10 rows"):
+    with pytest.raises(ValueError, match=r"^capacity: got 10, and a state of 15 rows; allowed 15"):
         make(10).load_state_dict(large.state_dict())
 
 
@@ -327,10 +328,117 @@ def test_a_refused_state_leaves_the_replay_as_it_was() -> None:
     large, small = make(20), make(10)
     fill(large, [15])
     fill(small, [3])
-    with pytest.raises(ValueError, match="holds 10 rows"):
+    with pytest.raises(ValueError, match="allowed 15 and above"):
         small.load_state_dict(large.state_dict())
     assert len(small) == 3
     assert small.sample(2, 3).row.tolist() == [[0, 1, 2], [0, 1, 2]]
+
+
+# ---- no limit ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory and file grow every few rows."""
+    monkeypatch.setattr(row_storage, "FIRST_ROWS", 3)
+    monkeypatch.setattr(row_storage, "FILE_ROWS", 4)
+
+
+def two_kinds(folder: str, seed: int = 0) -> list[SequenceReplay]:
+    """Replays without a capacity, in memory and in a file."""
+    return [make(None, seed), make(None, seed, Path(folder))]
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(0, 100))
+def test_a_replay_that_grows_is_one_that_was_large_from_the_start(
+    episodes: list[int], seed: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        large, growing = make(100, seed), two_kinds(folder, seed)
+        for length in episodes:
+            for replay in (large, *growing):
+                fill(replay, [length])
+            if len(large) > 1:
+                expected = draw(large)
+                for replay in growing:
+                    assert_same(draw(replay), expected)
+        for replay in growing:
+            assert len(replay) == sum(episodes)
+            assert torch.equal(replay.observations, large.observations)
+            assert replay.effective_size(1) == large.effective_size(1)
+        stored = np.load(Path(folder) / STORE)
+        assert len(stored) == -(-sum(episodes) // 4) * 4
+        assert np.array_equal(stored[: len(large)], large.observations.numpy())
+
+
+def test_a_ring_of_that_size_would_have_lost_rows() -> None:
+    """The control of the test above: the law is not one of every replay."""
+    ring, growing = make(10), make(None)
+    for replay in (ring, growing):
+        fill(replay, [7, 9])
+    assert len(growing) == 16
+    assert len(ring) == 10
+    assert not torch.equal(draw(ring).row, draw(growing).row)
+
+
+def test_no_length_of_the_episodes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each episode has a row more than steps: 20-step episodes have 5% more rows than steps."""
+    monkeypatch.setattr(row_storage, "FILE_ROWS", 500)
+    for replay in two_kinds(str(tmp_path)):
+        fill(replay, [21] * 80 + [2] * 200)
+        assert len(replay) == 21 * 80 + 2 * 200
+        rows = replay.sample(300, 24).row
+        assert rows.min() < 300
+        assert rows.max() > 1800
+
+
+def test_growing_leaves_what_was_handed_out() -> None:
+    replay = make(None)
+    fill(replay, [3])
+    handed_out = replay.observations
+    fill(replay, [20])
+    assert handed_out[:, 0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("larger", [16, 40, None])
+def test_a_longer_run_loads_the_rows_of_a_shorter_one(larger: int | None) -> None:
+    replay = make(16, seed=3)
+    fill(replay, [5, 7])
+    longer = make(larger, seed=99)
+    longer.load_state_dict(saved_and_loaded(replay.state_dict()))
+    for same in (replay, longer):
+        fill(same, [4])
+    assert_same(draw(replay), draw(longer))
+    fill(longer, [6])
+    assert len(longer) == min(larger or 22, 22)
+
+
+@pytest.mark.parametrize("other", [9, 40, None])
+def test_a_ring_that_has_overwritten_rows_keeps_its_capacity(other: int | None) -> None:
+    ring = make(16)
+    fill(ring, [9, 9])
+    with pytest.raises(ValueError, match=rf"^capacity: got {other}, .* last 16 of 18 rows"):
+        make(other).load_state_dict(ring.state_dict())
+    make(16).load_state_dict(ring.state_dict())
+
+
+@given(st.lists(st.integers(1, 9), max_size=5), st.lists(st.integers(1, 9), max_size=4))
+def test_the_episodes_since_a_row_are_those_added_then(before: list[int], new: list[int]) -> None:
+    for capacity in (None, 12):
+        replay = make(capacity)
+        fill(replay, before)
+        row = replay.added
+        fill(replay, new)
+        episodes = replay.episodes_since(row)
+        kept = [*range(max(row, replay.added - len(replay)), replay.added)]
+        assert [r for episode in episodes for r in episode.row[0].tolist()] == kept
+        if capacity is None:
+            assert [episode.row.numel() for episode in episodes] == new
+            assert all(episode.is_first[0].tolist().index(True) == 0 for episode in episodes)
+        assert replay.episodes_since(replay.added) == []
 
 
 # ---- observations in a file ----------------------------------------------------------------------
@@ -511,6 +619,63 @@ def test_a_row_that_is_refused_makes_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_kill_while_the_file_grows_leaves_one_that_loads(tmp_path: Path) -> None:
+    """Space was reserved, wholly or in part, and the header still tells the old number of rows."""
+    for reserved in (1, 31, 32, 1000):
+        folder = tmp_path / str(reserved)
+        undisturbed, killed = make(None), make(None, folder=folder)
+        for replay in (undisturbed, killed):
+            fill(replay, [8])
+        state = saved_and_loaded(killed.state_dict())
+        with (folder / STORE).open("ab") as stream:
+            stream.write(b"\0" * reserved)
+        assert len(np.load(folder / STORE, mmap_mode="r")) == 8
+        resumed = make(None, 99, folder)
+        resumed.load_state_dict(state)
+        for replay in (undisturbed, resumed):
+            fill(replay, [7])
+        assert_same(draw(undisturbed), draw(resumed))
+        assert len(np.load(folder / STORE)) == 16
+
+
+def test_a_file_that_was_not_finished_is_begun_again(tmp_path: Path) -> None:
+    (tmp_path / "observations.unfinished.npy").write_bytes(b"half of a header")
+    replay = make(None, folder=tmp_path)
+    fill(replay, [6])
+    assert [file.name for file in tmp_path.iterdir()] == [STORE]
+    assert np.load(tmp_path / STORE)[:6].tolist() == replay.observations.tolist()
+
+
+def test_rows_of_the_checkpoint_stay_whatever_comes_after_it(tmp_path: Path) -> None:
+    replay = make(None, folder=tmp_path)
+    fill(replay, [6])
+    replay.state_dict()
+    before = np.load(tmp_path / STORE)[:6].tobytes()
+    fill(replay, [5, 9, 11])
+    assert np.load(tmp_path / STORE)[:6].tobytes() == before
+
+
+def test_a_disk_that_fills_up_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay = make(None, folder=tmp_path)
+    fill(replay, [4])
+    size = (tmp_path / STORE).stat().st_size
+
+    def full(descriptor: int, offset: int, needed: int) -> None:
+        os.ftruncate(descriptor, needed - 5)  # it got that far
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(ValueError, match=r"^folder: .* cannot hold .*\(8, 2\).* No space left"):
+        fill(replay, [1])
+    assert len(replay) == 4
+    assert (tmp_path / STORE).stat().st_size == size
+    monkeypatch.undo()
+    fill(replay, [3])
+    assert replay.observations[:, 0].tolist() == list(range(7))
+
+
 def test_a_full_spilled_replay_refuses_a_row_that_would_overwrite_one(tmp_path: Path) -> None:
     replay = make(6, folder=tmp_path)
     fill(replay, [6])
@@ -557,14 +722,20 @@ def exchange(file: Path) -> None:
     np.save(file, array + 1)
 
 
+def keep_five(file: Path) -> None:
+    """A whole file of the same run, from earlier."""
+    np.save(file, np.load(file)[:5])
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (remove, rf"^observation: got no file .*{STORE}"),
-        (cut, r"of 287 bytes, cut short or damaged .* needs 160 bytes and a header"),
+        (cut, r"of 223 bytes, cut short or damaged .* need 72 bytes and a header"),
         (empty, r"of 0 bytes, cut short or damaged"),
         (scribble, r"of 800 bytes, cut short or damaged"),
         (exchange, r"^observation: got .* row 8 differs"),
+        (keep_five, r"^observation: got .* of 5 rows; the saved state needs 9"),
     ],
 )
 def test_a_missing_or_damaged_file_is_refused(
@@ -583,7 +754,6 @@ def test_a_missing_or_damaged_file_is_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"capacity": 30}, r"^capacity: got \(30,\); allowed \(20,\)"),
         ({"observation_shape": (3,)}, r"^observation_shape: got \(3,\); allowed \(2,\)"),
         ({"observation_dtype": torch.uint8}, r"^observation_dtype: got uint8; allowed float32"),
     ],
@@ -673,6 +843,15 @@ def test_one_nan_among_good_numbers_is_enough() -> None:
     assert len(replay) == 0
 
 
+def test_fractions_for_a_replay_of_bytes_are_refused() -> None:
+    """Pixels from 0 to 1 would all be stored as 0."""
+    replay = SequenceReplay(4, observation_shape=(2,), observation_dtype=torch.uint8, action_size=1)
+    with pytest.raises(ValueError, match=r"^observation: got float32; allowed uint8; convert it"):
+        replay.add(np.full(2, 0.5, np.float32), [0.0], reward=0.0, cost=0.0, is_first=True)
+    replay.add(np.array([3, 4]), [0.0], reward=0.0, cost=0.0, is_first=True)
+    assert replay.observations.tolist() == [[3, 4]]
+
+
 def test_a_tensor_may_come_with_its_graph() -> None:
     replay = SequenceReplay(4, observation_shape=(2,), action_size=1)
     observation = torch.ones(2, requires_grad=True) * 3
@@ -732,3 +911,13 @@ def test_the_newest_episode_is_one_sequence() -> None:
     assert newest.is_first[0].tolist() == [True] + [False] * 6
     fill(replay, [30])  # longer than the ring: what is left of it
     assert replay.newest_episode().row.tolist() == [list(range(27, 47))]
+
+
+@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8), rows=st.integers(1, 60))
+def test_as_many_of_the_newest_episodes_as_the_rows_need(lengths: list[int], rows: int) -> None:
+    replay = make(200)
+    fill(replay, lengths)
+    count = replay.newest_episodes(rows)
+    assert 1 <= count <= len(lengths)
+    assert count == len(lengths) or sum(lengths[-count:]) >= rows
+    assert count == 1 or sum(lengths[len(lengths) - count + 1 :]) < rows  # none too many

@@ -1,20 +1,35 @@
 """Each repair of Safety-Gymnasium by itself: what fails without it works with it, and no more."""
 
 import dataclasses
+import importlib
 import sys
 from types import SimpleNamespace
+from typing import Any
 
+import gymnasium
 import mujoco
 import numpy as np
 import pytest
 
 from blocks.environments import compatibility as compat
+from blocks.environments import gymnasium_1
 from blocks.environments.safety_gymnasium import make_environment
 
 MODEL = mujoco.MjModel.from_xml_string(
     "<mujoco><worldbody><body><joint name='hinge' type='hinge'/><geom size='0.1'/></body>"
     "</worldbody></mujoco>"
 )
+
+OLD_GYMNASIUM = gymnasium.__version__.startswith("0.")
+needs_gymnasium_1 = pytest.mark.skipif(OLD_GYMNASIUM, reason="needs Gymnasium 1: make check-tasks")
+needs_present_xml = pytest.mark.skipif(
+    OLD_GYMNASIUM and not mujoco.__version__.startswith("2."),
+    reason="Gymnasium 0.28's XML of this body needs MuJoCo 2",
+)
+
+
+def pretend_gymnasium_is(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr(gymnasium_1, "metadata", SimpleNamespace(version=lambda name: version))
 
 
 def define_dataclass_with_array_default() -> type:
@@ -145,3 +160,145 @@ def test_a_missing_package_is_named_with_the_command(
     uncached = compat.import_safety_gymnasium.__wrapped__
     with pytest.raises(ImportError, match=rf"need the package '{package}'.*pip install --no-deps"):
         uncached()
+
+
+@pytest.mark.parametrize(
+    ("version", "extra"), [("0.28.1", "environments"), ("1.4.0", "gymnasium-1")]
+)
+def test_the_command_does_not_exchange_gymnasium(
+    monkeypatch: pytest.MonkeyPatch, version: str, extra: str
+) -> None:
+    pretend_gymnasium_is(monkeypatch, version)
+    error = compat.missing_package(ModuleNotFoundError(name="mujoco"))
+    assert f"pip install 'cerl-blocks[{extra}]' && pip install --no-deps" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("task", "steps", "task_return", "cost"),
+    [
+        ("SafetyPointGoal1-v0", 100, -0.231, 0),
+        pytest.param("SafetyWalker2dVelocity-v1", 64, 37.397, 0, marks=needs_present_xml),
+        pytest.param("SafetySwimmerVelocity-v1", 100, 17.079, 51, marks=needs_present_xml),
+    ],
+)
+def test_an_episode_is_that_of_gymnasium_0_28_and_mujoco_2(
+    task: str, steps: int, task_return: float, cost: float
+) -> None:
+    env = make_environment(task, seed=3)
+    env.reset()
+    noise = np.random.default_rng(0)
+    rewards, costs = [], []
+    terminated = False
+    while len(rewards) < 100 and not terminated:
+        action = noise.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+        _, reward, terminated, _, info = env.step(action)
+        rewards.append(reward)
+        costs.append(info["cost"])
+    assert (len(rewards), sum(costs)) == (steps, cost)
+    assert sum(rewards) == pytest.approx(task_return, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [("0.28.1", False), ("1.1.0", True), ("1.10.2", True), ("2.0", True)]
+)
+def test_gymnasium_s_version_is_read(
+    monkeypatch: pytest.MonkeyPatch, version: str, expected: bool
+) -> None:
+    pretend_gymnasium_is(monkeypatch, version)
+    assert gymnasium_1.is_installed() == expected
+
+
+def test_the_gymnasium_that_sorts_observations_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gymnasium_is(monkeypatch, "1.0.0")
+    with pytest.raises(ImportError, match=r"got 1\.0\.0, which .*allowed 0\.28\.1 or >= 1\.1"):
+        compat.import_safety_gymnasium.__wrapped__()
+
+
+def test_old_wrapper_modules_exist_within_the_context_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    class TimeLimit: ...
+
+    places = ("common", "stateful_observation", "stateful_reward", "utils")
+    names = {new.split(".")[1] for new in gymnasium_1.MOVED_WRAPPERS.values()} - {"TimeLimit"}
+    for place in places:
+        fake = SimpleNamespace(TimeLimit=TimeLimit, **dict.fromkeys(names))
+        monkeypatch.setitem(sys.modules, f"gymnasium.wrappers.{place}", fake)
+    for old in ("autoreset", "compatibility", "env_checker", "normalize", "time_limit"):
+        monkeypatch.delitem(sys.modules, f"gymnasium.wrappers.{old}", raising=False)
+    before = set(sys.modules)
+    with gymnasium_1.old_wrapper_modules():
+        found = importlib.import_module("gymnasium.wrappers.time_limit").TimeLimit
+    assert found is TimeLimit
+    assert set(sys.modules) == before
+    with pytest.raises(RuntimeError, match="half-way"), gymnasium_1.old_wrapper_modules():
+        raise RuntimeError("half-way")
+    assert set(sys.modules) == before
+
+
+def test_an_old_spec_takes_the_fields_that_gymnasium_1_dropped() -> None:
+    @dataclasses.dataclass
+    class EnvSpec:
+        id: str
+        max_episode_steps: int = 1000
+
+    registered = EnvSpec("Task-v0", 500)
+    registration: Any = SimpleNamespace(EnvSpec=EnvSpec, _find_spec=lambda name: registered)
+    with pytest.raises(TypeError, match="autoreset"):
+        registration.EnvSpec(id="Task-v0", autoreset=False)
+    gymnasium_1.accept_old_specs(registration)
+    made = registration.EnvSpec(id="Task-v0", autoreset=False, apply_api_compatibility=False)
+    found = registration._find_spec("Task-v0")
+    assert isinstance(made, EnvSpec)
+    assert dataclasses.asdict(made) == {"id": "Task-v0", "max_episode_steps": 1000}
+    assert isinstance(found, registration.EnvSpec)
+    assert (found.max_episode_steps, found.autoreset, found.apply_api_compatibility) == (
+        500,
+        False,
+        False,
+    )
+    assert type(registered) is EnvSpec
+
+
+@pytest.mark.parametrize(("version", "sizes"), [("0.28.1", ()), ("1.4.0", (96, 64))])
+def test_the_viewer_gets_the_size_of_the_model_s_buffer(
+    monkeypatch: pytest.MonkeyPatch, version: str, sizes: tuple[int, ...]
+) -> None:
+    rendering = SimpleNamespace(OffScreenViewer=lambda *arguments: arguments)
+    monkeypatch.setitem(sys.modules, "gymnasium.envs.mujoco.mujoco_rendering", rendering)
+    pretend_gymnasium_is(monkeypatch, version)
+    buffer = SimpleNamespace(offwidth=96, offheight=64)
+    model = SimpleNamespace(vis=SimpleNamespace(global_=buffer))
+    assert gymnasium_1.offscreen_viewer(model, "data") == (model, "data", *sizes)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_overflow_in_the_bounds_is_silent_for_agents_only() -> None:
+    class Agent:
+        def _build_action_space(self) -> bool:
+            return bool(np.isneginf(np.float64(-1e300).astype(np.float32)))
+
+    with pytest.raises(RuntimeWarning, match="overflow"):
+        Agent()._build_action_space()
+    gymnasium_1.quiet_action_space(Agent)
+    assert Agent()._build_action_space()
+    with pytest.raises(RuntimeWarning, match="overflow"):
+        np.float64(1e300).astype(np.float32)
+
+
+@needs_gymnasium_1
+def test_gymnasium_itself_is_not_changed() -> None:
+    compat.import_safety_gymnasium()
+    from gymnasium.envs.registration import registry
+
+    with pytest.raises(ModuleNotFoundError, match="time_limit"):
+        importlib.import_module("gymnasium.wrappers.time_limit")
+    assert not hasattr(registry["SafetyPointGoal1-v0"], "autoreset")
+
+
+@needs_gymnasium_1
+@pytest.mark.filterwarnings("error")
+def test_safety_gymnasium_s_own_make_truncates_and_reports_costs() -> None:
+    env = compat.import_safety_gymnasium().make("SafetySwimmerVelocity-v1", max_episode_steps=2)
+    env.reset(seed=0)
+    ends = [env.step(env.action_space.sample())[2:5] for _ in range(2)]
+    assert [end[1:] for end in ends] == [(False, False), (False, True)]
+    assert {cost for cost, *_ in ends} <= {0.0, 1.0}

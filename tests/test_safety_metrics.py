@@ -55,6 +55,29 @@ def test_episodes_of_other_lengths_weigh_by_their_steps() -> None:
     assert summary.episode_violations == 1  # 20 > 2.5
 
 
+def test_an_episode_that_terminated_has_the_whole_budget() -> None:
+    ended = EpisodeRecord(0, 10.0, 0.0, 100, terminated=True)
+    cut_off = ended._replace(terminated=False)
+    kept = safety_summary([ended], episode_budget=25, episode_length=1000)
+    broken = safety_summary([cut_off], episode_budget=25, episode_length=1000)
+    assert (kept.policy_violations, kept.episode_violations, kept.cost_regret) == (0, 0, 0.0)
+    assert (broken.policy_violations, broken.episode_violations) == (1, 1)
+    assert broken.cost_regret == pytest.approx(10 - 2.5)
+
+
+@given(records, st.data())
+def test_terminating_never_adds_a_violation(
+    episodes: list[EpisodeRecord], data: st.DataObject
+) -> None:
+    cut = [e._replace(steps=data.draw(st.integers(1, 1000)), terminated=False) for e in episodes]
+    ended = [e._replace(terminated=data.draw(st.booleans())) for e in cut]
+    before = safety_summary(cut, episode_budget=25, episode_length=1000)
+    after = safety_summary(ended, episode_budget=25, episode_length=1000)
+    assert after.policy_violations <= before.policy_violations
+    assert after.episode_violations <= before.episode_violations
+    assert after.cost_regret <= before.cost_regret
+
+
 def test_no_episodes_yet() -> None:
     assert safety_summary([], episode_budget=25, episode_length=1000) == (0, 0, 0, 0, 0, 0, 0, 0)
 

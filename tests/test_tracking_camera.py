@@ -1,5 +1,6 @@
 """The velocity tasks' camera against Gymnasium's pictures, byte for byte, on the same OpenGL."""
 
+import inspect
 from types import SimpleNamespace
 
 import mujoco
@@ -33,13 +34,18 @@ def test_every_byte_is_gymnasium_s(task: str) -> None:
     vector = make_environment(task, seed=3, action_repeat=2)
     inner = vector._inner
     inner.model.vis.global_.offwidth = inner.model.vis.global_.offheight = 64
-    renderer = MujocoRenderer(inner.model, inner.data)
+    camera = {"camera_name": "track"}
+    if "camera_name" in inspect.signature(MujocoRenderer.render).parameters:
+        renderer = MujocoRenderer(inner.model, inner.data)
+    else:  # Gymnasium 1
+        renderer = MujocoRenderer(inner.model, inner.data, None, 64, 64, **camera)
+        camera = {}
     for _ in range(2):
         pictures = [ours.reset()[0]]
         vector.reset()
         for action in some_actions(ours, 8):
             renderer._get_viewer("rgb_array").make_context_current()
-            stock = renderer.render("rgb_array", camera_name="track")
+            stock = renderer.render("rgb_array", **camera)
             np.testing.assert_array_equal(pictures[-1], stock)
             picture, *outcome = ours.step(action)
             assert tuple(outcome) == vector.step(action)[1:]

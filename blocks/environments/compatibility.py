@@ -1,15 +1,18 @@
-"""Import Safety-Gymnasium 1.0 on current versions of Python, NumPy and MuJoCo.
+"""Import Safety-Gymnasium 1.0 on current versions of Python, NumPy, MuJoCo and Gymnasium.
 
-The newest release (1.0.0) was written for Python 3.10, NumPy 1 and MuJoCo 2.3.3 and fails on later
-versions. ``import_safety_gymnasium`` applies these repairs, one function each:
+The newest release (1.0.0) was written for Python 3.10, NumPy 1, MuJoCo 2.3.3 and Gymnasium 0.28;
+it fails on later versions. ``import_safety_gymnasium`` applies these repairs, one function each,
+and on Gymnasium 1 those of ``gymnasium_1``:
 
 - ``array_defaults_allowed``, Python >= 3.11: the import fails on dataclasses with array defaults.
 - ``accept_one_element_joint``, MuJoCo >= 3: navigation tasks call ``MjModel.jnt(array([0]))``.
 - ``initialise_markers``, MuJoCo >= 3: drawing a navigation task ends in a segmentation fault.
 - ``accept_one_element_float``, NumPy >= 2.4: Doggo and Ant robots call ``float(array([0.1]))``.
 
-Tested with MuJoCo 2.3.3 and 3.17, NumPy 1.26 and 2.5, Gymnasium 0.28.1, Python 3.11 to 3.13.
-The Swimmer, Hopper and Walker2d velocity tasks need MuJoCo 2: their XML uses removed features.
+Tested with Gymnasium 0.28.1 and 1.4, MuJoCo 2.3.3 and 3.17, NumPy 1.26 and 2.5, Python 3.11 to
+3.13.
+Swimmer, Hopper and Walker2d velocity need MuJoCo 2 or Gymnasium 1: the XML of Gymnasium 0.28 uses
+features that MuJoCo 3 removed. No version has the Race tasks, whose textures were not released.
 """
 
 import dataclasses
@@ -20,12 +23,14 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from ctypes.util import find_library
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+
+from blocks.environments import gymnasium_1
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -50,7 +55,8 @@ def import_safety_gymnasium() -> ModuleType:
     """
     try:
         mujoco = importlib.import_module("mujoco")
-        with array_defaults_allowed():
+        old_modules = gymnasium_1.old_wrapper_modules if gymnasium_1.is_installed() else nullcontext
+        with array_defaults_allowed(), old_modules():
             module = importlib.import_module("safety_gymnasium")
         rendering = importlib.import_module("gymnasium.envs.mujoco.mujoco_rendering")
         base_agent = importlib.import_module("safety_gymnasium.bases.base_agent")
@@ -59,6 +65,11 @@ def import_safety_gymnasium() -> ModuleType:
     accept_one_element_joint(mujoco.MjModel)
     initialise_markers(rendering.BaseRender, mujoco)
     accept_one_element_float(base_agent)
+    if gymnasium_1.is_installed():
+        underlying: Any = importlib.import_module("safety_gymnasium.bases.underlying")
+        underlying.OffScreenViewer = gymnasium_1.offscreen_viewer
+        gymnasium_1.accept_old_specs(module.utils.registration)
+        gymnasium_1.quiet_action_space(base_agent.BaseAgent)
     _render_headless()
     return module
 
@@ -84,8 +95,10 @@ def find_task(task: str) -> "EnvSpec":
 
 def missing_package(error: ModuleNotFoundError) -> ImportError:
     """Make the error that names the missing package and the command to install it."""
+    extra = "gymnasium-1" if gymnasium_1.is_installed() else "environments"
+    command = INSTALL_HINT.replace("[environments]", f"[{extra}]")
     return ImportError(
-        f"Safety-Gymnasium tasks need the package {error.name!r}; install it with: {INSTALL_HINT}"
+        f"Safety-Gymnasium tasks need the package {error.name!r}; install it with: {command}"
     )
 
 

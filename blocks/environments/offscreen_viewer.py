@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import UInt8
 
+from blocks.environments.gymnasium_1 import offscreen_viewer
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -69,13 +71,12 @@ def open_viewer(model: Any, data: Any, camera: str, size: int, quality: ImageQua
             reflections, and coarser curves.
     """
     mujoco: Any = importlib.import_module("mujoco")
-    rendering = importlib.import_module("gymnasium.envs.mujoco.mujoco_rendering")
     flags = mujoco.mjtRndFlag
     model.vis.global_.offwidth = model.vis.global_.offheight = size
     if quality == "fast":
         model.vis.quality.offsamples = 0
         model.vis.quality.numstacks = 4
-    viewer = rendering.OffScreenViewer(model, data)
+    viewer = offscreen_viewer(model, data)
     viewer.cam.type = mujoco.mjtCamera.mjCAMERA_FIXED
     viewer.cam.fixedcamid = model.camera(camera).id
     if quality == "fast":

@@ -1,19 +1,19 @@
 """Several environments of one task in separate processes: all cores step and draw."""
 
+import functools
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from blocks.environments.arguments import require_integer
+from blocks.environments.costs import CostSource, cost_names_of, costs_of
 from blocks.environments.offscreen_viewer import ImageQuality
-from blocks.environments.safety_gymnasium import (
-    ObservationKind,
-    make_environment,
-    require_integer,
-)
+from blocks.environments.protocol import Environment
+from blocks.environments.safety_gymnasium import ObservationKind, make_environment
 from blocks.environments.worker import Worker, end, receive, replay, send_command, serve
 
 ATTEMPTS = 3
@@ -29,6 +29,7 @@ class Steps(NamedTuple):
     terminated: NDArray[np.bool_]  # [environment]
     truncated: NDArray[np.bool_]  # [environment]
     inner_steps: NDArray[np.int_]  # [environment], environment steps that the action took
+    costs_each: NDArray[np.float64]  # [environment, constraint], in the order of cost_names
 
 
 class ParallelEnvironments:
@@ -41,20 +42,25 @@ class ParallelEnvironments:
     keeps all cores busy. Processes are spawned: a script needs ``if __name__ == "__main__":``.
 
     Args:
-        task: as for ``make_environment``.
+        task: as for ``make_environment``; or a function from a seed to an environment
+            (``blocks.Environment``) whose episodes depend on ``episode_index`` alone. It must be
+            importable from a module, and the arguments below but for ``seed`` are then its own.
         count: number of environments, >= 1.
         seed: as for ``make_environment``.
         observation: as for ``make_environment``.
         action_repeat: as for ``make_environment``.
         image_quality: as for ``make_environment``.
+        cost: as for ``make_environment``; a function must be importable from a module.
 
     Attributes:
+        cost_names: names of the costs, in the order of ``Steps.costs_each``.
         episode_index: index of the first episode that the next ``reset`` starts. To resume at an
             episode's boundary, save it and set it on a new object with the same arguments.
         episode_length: environment steps in an episode.
 
     Raises:
-        ValueError: ``count`` below 1, or an argument that ``make_environment`` does not allow.
+        ValueError: ``count`` below 1, or an argument that ``make_environment`` does not allow; a
+            function, and other arguments beside it.
 
     Example::
 
@@ -66,32 +72,33 @@ class ParallelEnvironments:
 
     def __init__(
         self,
-        task: str,
+        task: str | Callable[[int], Environment],
         count: int,
         *,
         seed: int = 0,
         observation: ObservationKind = "vector",
         action_repeat: int = 1,
         image_quality: ImageQuality = "exact",
+        cost: CostSource = None,
     ) -> None:
         require_integer("count", count, minimum=1)
-        self._arguments: dict[str, Any] = {
-            "task": task,
-            "seed": seed,
+        options: dict[str, Any] = {
             "observation": observation,
             "action_repeat": action_repeat,
             "image_quality": image_quality,
+            "cost": cost,
         }
-        environment = make_environment(**self._arguments)  # checks the arguments
-        self.task = task
+        self._make = _maker(task, seed, options)
+        environment = self._make()  # checks the arguments
+        self.task: str = task if isinstance(task, str) else getattr(task, "__name__", repr(task))
         self.observation_space = environment.observation_space
         self.action_space = environment.action_space
         self.episode_length = environment.episode_length
+        self.cost_names = cost_names_of(environment)
         environment.close()
         self.episode_index = 0
-        self._observations: NDArray[Any] = np.zeros(
-            (count, *self.observation_space.shape), self.observation_space.dtype
-        )
+        low = self.observation_space.low
+        self._observations: NDArray[Any] = np.zeros((count, *low.shape), low.dtype)
         self._workers = [Worker() for _ in range(count)]
 
     def __len__(self) -> int:
@@ -137,9 +144,9 @@ class ParallelEnvironments:
         for worker, action in zip(self._workers, actions, strict=True):
             if not worker.over:
                 worker.actions.append(np.array(action, np.float32))
-        numbers = np.zeros((5, len(self)))
+        numbers = np.zeros((len(self), 5 + len(self.cost_names)))
         for place, answer in self._ask("step"):
-            numbers[:, place] = self._take(place, answer)
+            numbers[place] = self._take(place, answer)
         return _steps(self._observations.copy(), numbers)
 
     def send(self, place: int, action: NDArray[Any]) -> None:
@@ -180,7 +187,7 @@ class ParallelEnvironments:
             self._workers[place].asked = False
         answers = [(place, self._answer(self._workers[place], "step")) for place in places]
         rows = [self._take(place, self._checked(place, answer)) for place, answer in answers]
-        return places, _steps(self._observations[places], np.array(rows).T)
+        return places, _steps(self._observations[places], np.array(rows))
 
     @property
     def over(self) -> NDArray[np.bool_]:
@@ -214,11 +221,12 @@ class ParallelEnvironments:
         return self._repeat(worker, command) if answer is None else answer
 
     def _take(self, place: int, answer: Any) -> tuple[Any, ...]:
-        """Store the results of a step and return its column for ``_steps``."""
+        """Store the results of a step and return its row for ``_steps``."""
         observation, reward, terminated, truncated, info = answer
         self._observations[place] = observation
         self._workers[place].over = terminated or truncated
-        return reward, info["cost"], terminated, truncated, info["inner_steps"]
+        each = costs_of(info, self.cost_names)
+        return reward, info["cost"], terminated, truncated, info["inner_steps"], *each
 
     def _require_none_asked(self) -> None:
         if any(worker.asked for worker in self._workers):
@@ -255,13 +263,13 @@ class ParallelEnvironments:
     def _start(self, worker: Worker) -> None:
         context = multiprocessing.get_context("spawn")  # a forked OpenGL does not work
         worker.connection, theirs = context.Pipe()
-        worker.process = context.Process(target=serve, args=(theirs, self._arguments), daemon=True)
+        worker.process = context.Process(target=serve, args=(theirs, self._make), daemon=True)
         worker.process.start()
         theirs.close()
 
 
 def _steps(observations: NDArray[Any], numbers: NDArray[Any]) -> Steps:
-    rewards, costs, terminated, truncated, inner_steps = numbers
+    rewards, costs, terminated, truncated, inner_steps, *each = numbers.T
     return Steps(
         observations,
         rewards,
@@ -269,4 +277,20 @@ def _steps(observations: NDArray[Any], numbers: NDArray[Any]) -> Steps:
         terminated.astype(bool),
         truncated.astype(bool),
         inner_steps.astype(int),
+        np.stack(each, axis=1),
     )
+
+
+def _maker(
+    task: str | Callable[[int], Environment], seed: int, options: dict[str, Any]
+) -> Callable[[], Environment]:
+    """Return what makes the environment, here and in a process."""
+    if isinstance(task, str):
+        return functools.partial(make_environment, task, seed=seed, **options)
+    given = [name for name, value in options.items() if value not in (None, 1, "vector", "exact")]
+    if given:
+        raise ValueError(
+            f"{given[0]}: got {options[given[0]]!r} beside a function that makes the environment; "
+            "allowed with a task's name only; let the function set it"
+        )
+    return functools.partial(task, seed)

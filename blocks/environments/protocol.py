@@ -4,6 +4,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
+IMAGE_SHAPE = (64, 64, 3)
+"""Shape of image observations, in bytes."""
+
 
 @runtime_checkable
 class Space(Protocol):
@@ -28,6 +31,10 @@ class Environment(Protocol):
         action_repeat: environment steps per action.
         episode_index: index of the episode that the next ``reset`` starts. Set it to resume a run:
             if episodes depend on it alone, the resumed run gives the same numbers.
+
+    An environment with several costs also has ``cost_names: tuple[str, ...]`` and reports them in
+    that order as ``info["costs"]``, float64 ``[constraint]``; ``info["cost"]`` is their sum. Read
+    both with ``cost_names_of`` and ``costs_of``, which also take environments with one cost.
     """
 
     episode_length: int

@@ -4,7 +4,8 @@
 
 both sums over one episode of ``episode_length`` environment steps. Safety-Gymnasium's ``step``
 returns six values, and standard wrappers lose the cost. Here ``step`` returns Gymnasium's five, and
-``info["cost"]`` is the cost summed over *all* inner steps of an action repeat.
+``info["cost"]`` is the cost summed over *all* inner steps of an action repeat. There may be several
+costs, each with its own budget: ``info["costs"]``.
 """
 
 import atexit
@@ -12,35 +13,26 @@ import copy
 import functools
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
-from jaxtyping import Float32
-from numpy.typing import NDArray
 
-from blocks.environments.compatibility import find_task, missing_package
+from blocks.environments.arguments import require_finite, require_integer
+from blocks.environments.compatibility import import_safety_gymnasium
+from blocks.environments.constrained import constrained, shortest
+from blocks.environments.costs import Costs, CostSource
+from blocks.environments.episodes import ConstrainedEnvironment, Observation
 from blocks.environments.offscreen_viewer import Frame, ImageQuality, free_viewers
+from blocks.environments.protocol import IMAGE_SHAPE
 from blocks.environments.robot_camera import RobotCamera
+from blocks.environments.spaces import Box
 from blocks.environments.speed import plain_sky, skip_vision, speed_up
+from blocks.environments.tasks import EnvSpec, find_any_task, load_env_creator, make_gymnasium_task
 from blocks.environments.tracking_camera import TrackingCamera
-
-try:
-    import gymnasium
-    from gymnasium.envs.registration import EnvSpec, load_env_creator
-    from gymnasium.spaces import Box
-except ModuleNotFoundError as error:
-    raise missing_package(error) from error
-
-if TYPE_CHECKING:
-    Action = NDArray[np.float32]
-    Observation = NDArray[np.float32] | Frame
-else:  # jaxtyping takes the bare class only
-    Action = Float32[np.ndarray, " action"]
-    Observation = Float32[np.ndarray, " observation"] | Frame
 
 ObservationKind = Literal["vector", "image"]
 
-IMAGE_SIZE = 64
+IMAGE_SIZE = IMAGE_SHAPE[0]
 VIDEO_SIZE = 256
 
 
@@ -51,21 +43,27 @@ def make_environment(
     observation: ObservationKind = "vector",
     action_repeat: int = 1,
     image_quality: ImageQuality = "exact",
-) -> "SafetyEnvironment":
-    """Make a Safety-Gymnasium task with Gymnasium's interface and the cost in ``info["cost"]``.
+    cost: CostSource = None,
+) -> ConstrainedEnvironment:
+    """Make a task by its name, with Gymnasium's interface and the cost in ``info["cost"]``.
 
     Args:
-        task: a Safety-Gymnasium name without "Vision" or "Debug", such as "SafetyPointGoal1-v0".
+        task: a Safety-Gymnasium name without "Vision" or "Debug", such as "SafetyPointGoal1-v0",
+            or any id that Gymnasium has registered ("module:id" imports the module first).
         seed: >= 0; seed and episode index determine an episode's start and randomness.
         observation: "vector" (float32 features) or "image" (uint8, 64x64x3: the view of the robot's
-            camera, or on velocity tasks of a camera that follows the body).
+            camera, or on velocity tasks of a camera that follows the body). Other tasks have one
+            or the other.
         action_repeat: environment steps per action, >= 1; only the last one's image is drawn.
         image_quality: "exact" is Safety-Gymnasium's picture byte for byte, on velocity tasks
             Gymnasium's; "fast" has no multisampling, shadows and reflections, coarser curves and
             no lidar lights.
+        cost: where the cost comes from, as for ``constrained``. None: Safety-Gymnasium's total; of
+            other tasks ``info["cost"]``. Navigation tasks report each kind of cost in info:
+            ``{"hazards": "cost_hazards", "vases": "cost_vases_contact"}``.
 
     Returns:
-        The environment; see ``SafetyEnvironment``.
+        The environment; see ``ConstrainedEnvironment``.
 
     Raises:
         ValueError: an argument is not allowed, or images of a task without a camera.
@@ -89,29 +87,23 @@ def make_environment(
         raise ValueError(
             f"image_quality: got {image_quality!r}; allowed 'exact' or 'fast'; choose one of them"
         )
+    spec, safety = find_any_task(task)
+    if not safety:
+        return _gymnasium_environment(spec, observation, cost, action_repeat, seed)
     return SafetyEnvironment(
-        find_task(task),
+        spec,
         seed=seed,
         observation=observation,
         action_repeat=action_repeat,
         image_quality=image_quality,
+        cost=cost,
     )
 
 
-class SafetyEnvironment(gymnasium.Env[Observation, Action]):
+class SafetyEnvironment(ConstrainedEnvironment):
     """A Safety-Gymnasium task; use ``make_environment`` to make one.
 
-    Most tasks never terminate: they truncate after ``episode_length`` environment steps, even
-    within an action repeat (``info["inner_steps"]`` is the number of steps taken).
-
-    The randomness of episode k depends only on ``(seed, k)``. To resume a run at an episode's
-    boundary, save ``episode_index`` and set it on a new environment with the same arguments.
-
-    Attributes:
-        task: the task's name.
-        episode_length: environment steps (not actions) in an episode.
-        action_repeat: environment steps per action.
-        episode_index: index of the episode that the next ``reset`` starts.
+    Most tasks never terminate: they truncate after ``episode_length`` environment steps.
     """
 
     def __init__(
@@ -122,114 +114,58 @@ class SafetyEnvironment(gymnasium.Env[Observation, Action]):
         observation: ObservationKind,
         action_repeat: int,
         image_quality: ImageQuality,
+        cost: Any = None,
     ) -> None:
-        self.task: str = spec.id
-        self.episode_length: int = spec.max_episode_steps or 1000
-        self.action_repeat: int = action_repeat
-        self.episode_index: int = 0
+        self.task = spec.id
         self.render_mode = "rgb_array"
-        self._seed = seed
+        self._spec = spec
         self._images = observation == "image"
         self._navigation = spec.entry_point == "safety_gymnasium.builder:Builder"
-        self._inner = self._build(spec)
-        if self._navigation:
-            speed_up(self._inner.task)
-        self._steps_left = 0
-        self._drawn = False
-        self._frame: NDArray[np.uint8] = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-        if self._images:
-            self._camera = self._open_camera(image_quality)
-            observations = Box(0, 255, self._frame.shape, np.uint8)
-        else:
-            observations = Box(-np.inf, np.inf, self._inner.observation_space.shape, np.float32)
-        bounds = self._inner.action_space
-        self._low, self._high = bounds.low.astype(np.float32), bounds.high.astype(np.float32)
-        actions = Box(self._low, self._high, dtype=np.float32, seed=seed)
-        # Gymnasium allows any ``Space``; these are boxes.
-        self.observation_space: Box = observations  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.action_space: Box = actions  # pyright: ignore[reportIncompatibleVariableOverride]
-        fps = self._inner.metadata["render_fps"]
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": fps}
-        owner = self._inner.task if self._navigation else self._inner.mujoco_renderer
-        self._free_viewers = functools.partial(free_viewers, owner._viewers)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Start episode ``episode_index`` and increment that index.
-
-        Args:
-            seed: >= 0; restart as if the environment had been made with this seed.
-            options: ``{"episode": k}`` starts episode k; later resets continue from there.
-
-        Returns:
-            The first observation and the task's info.
-
-        Raises:
-            ValueError: an argument is not allowed.
-            RuntimeError: the installed MuJoCo cannot build the task.
-        """
-        if seed is not None:
-            require_integer("seed", seed, minimum=0)
-            self._seed, self.episode_index = seed, 0
-        for name, value in (options or {}).items():
-            if name != "episode":
-                raise ValueError(f"options: got {name!r}; allowed 'episode'; remove it")
-            require_integer("episode", value, minimum=0)
-            self.episode_index = value
-        entropy = np.random.SeedSequence((self._seed, self.episode_index))
-        # The camera takes its sky from the first model; vector observations do not show it.
-        sky = nullcontext() if self._images and not self._camera.opened else plain_sky()
-        with self._model_errors_explained(), sky:
-            raw, info = self._inner.reset(seed=int(entropy.generate_state(1)[0]))
-        self.episode_index += 1
-        self._steps_left = self.episode_length
-        return self._observe(raw), dict(info)
-
-    def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Apply an action for up to ``action_repeat`` environment steps.
-
-        Args:
-            action: ``[action]``, clipped to ``action_space``.
-
-        Returns:
-            Observation, summed reward, terminated, truncated, and the task's info with "cost"
-            (summed, >= 0) and "inner_steps" (environment steps taken).
-
-        Raises:
-            ValueError: wrong shape; NaN or infinity in the action or from the simulator.
-            RuntimeError: the episode is over.
-        """
-        action = np.asarray(action, np.float32)
-        if action.shape != self._low.shape:
+        self._options = {
+            "observation": observation,
+            "action_repeat": action_repeat,
+            "image_quality": image_quality,
+            "cost": cost,
+        }
+        costs = Costs(cost)
+        if self._images and costs.of_transition:
             raise ValueError(
-                f"action: got shape {action.shape}; allowed {self._low.shape}; reshape it"
+                "cost: got a function for image observations, which are not drawn at every step; "
+                "allowed keys of info; use one, or observation='vector'"
             )
-        _require_finite("action", action)
-        if self._steps_left == 0:
-            raise RuntimeError(f"{self.task}: the episode is over, or none begun; call reset()")
-        action = np.minimum(np.maximum(action, self._low), self._high)
-
-        reward = cost = 0.0
-        raw, terminated, truncated, inner_steps = None, False, False, 0
-        info: dict[str, Any] = {}
-        while inner_steps < self.action_repeat and not (terminated or truncated):
-            raw, inner_reward, inner_cost, terminated, truncated, report = self._inner.step(action)
-            reward += float(inner_reward)
-            cost += float(inner_cost)
-            info |= report
-            inner_steps += 1
-            truncated = bool(truncated or inner_steps == self._steps_left)
-        self._steps_left = 0 if terminated or truncated else self._steps_left - inner_steps
-        _require_finite("reward and cost", np.array((reward, cost)))
-        info |= {"cost": cost, "inner_steps": inner_steps}
-        return self._observe(raw), reward, bool(terminated), truncated, info
+        inner = self._build(spec)
+        limit = spec.max_episode_steps
+        if self._navigation:
+            speed_up(inner.task)
+            limit = shortest(limit, inner.task.num_steps)
+        if self._images:
+            self._camera = self._open_camera(inner, image_quality)
+            observations = Box(0, 255, IMAGE_SHAPE, np.uint8)
+        else:
+            observations = Box(-np.inf, np.inf, inner.observation_space.shape, np.float32)
+        bounds = inner.action_space
+        low, high = bounds.low.astype(np.float32), bounds.high.astype(np.float32)
+        super().__init__(
+            inner,
+            task=spec.id,
+            costs=costs,
+            observation_space=observations,
+            action_space=Box(low, high, dtype=np.float32, seed=seed),
+            episode_length=limit or 1000,
+            action_repeat=action_repeat,
+            seed=seed,
+        )
+        self._drawn = False
+        fps = inner.metadata["render_fps"]
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": fps}
+        owner = inner.task if self._navigation else inner.mujoco_renderer
+        self._free_viewers = functools.partial(free_viewers, owner._viewers)
 
     def render(self) -> Frame:
         """Draw a frame for a video: the scene, or with image observations the last of them."""
         if self._images:
             scale = VIDEO_SIZE // IMAGE_SIZE
-            return self._frame.repeat(scale, axis=0).repeat(scale, axis=1)
+            return cast(Frame, self._observation).repeat(scale, axis=0).repeat(scale, axis=1)
         return self._draw(self._inner.render)
 
     def close(self) -> None:
@@ -245,26 +181,42 @@ class SafetyEnvironment(gymnasium.Env[Observation, Action]):
         if self._images and self._navigation:
             options["config"] |= {"observe_vision": True, "observation_flatten": False}
             options["config"]["vision_env_conf.vision_size"] = (IMAGE_SIZE, IMAGE_SIZE)
-        if self._navigation:
-            options["camera_name"] = "fixedfar"
+        # Gymnasium 1 would not follow the body by itself.
+        options["camera_name"] = "fixedfar" if self._navigation else "track"
         # Not by ``gymnasium.make``, whose checker and wrappers cost time; ``step`` keeps the limit.
         creator: Any = load_env_creator(str(spec.entry_point))
         with self._model_errors_explained():
             return creator(render_mode="rgb_array", width=VIDEO_SIZE, height=VIDEO_SIZE, **options)
 
-    def _open_camera(self, quality: ImageQuality) -> RobotCamera | TrackingCamera:
+    def _made_by(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        return _make_again, (self._spec,), self._options
+
+    def _open_camera(self, inner: Any, quality: ImageQuality) -> RobotCamera | TrackingCamera:
         if not self._navigation:
-            return TrackingCamera(self._inner, IMAGE_SIZE, quality)
-        skip_vision(self._inner.task)  # ``_observe`` draws
-        return RobotCamera(self._inner.task, IMAGE_SIZE, quality)
+            return TrackingCamera(inner, IMAGE_SIZE, quality)
+        skip_vision(inner.task)  # ``_observe`` draws
+        return RobotCamera(inner.task, IMAGE_SIZE, quality)
+
+    def _reset_inner(self, seed: int) -> tuple[Any, dict[str, Any]]:
+        # The camera takes its sky from the first model; vector observations do not show it.
+        sky = nullcontext() if self._images and not self._camera.opened else plain_sky()
+        with self._model_errors_explained(), sky:
+            started = super()._reset_inner(seed)
+        if self._navigation:  # these say 30 for every robot, and have no model before a reset
+            task = self._inner.task
+            step = task.model.opt.timestep * task.sim_conf.frameskip_binom_n
+            self.metadata["render_fps"] = round(1 / step)
+        return started
 
     def _observe(self, raw: Any) -> Observation:
         if self._images:
-            self._frame = self._draw(self._camera.draw)
-            return self._frame
+            return self._draw(self._camera.draw)
         vector = np.asarray(raw, np.float32)
-        _require_finite("observation", vector)
+        require_finite("observation", vector)
         return vector
+
+    def _observe_past(self, raw: Any) -> Observation:
+        return self._observation if self._images else self._observe(raw)
 
     def _draw(self, draw: Callable[[], Any]) -> Frame:
         try:
@@ -291,25 +243,22 @@ class SafetyEnvironment(gymnasium.Env[Observation, Action]):
             raise RuntimeError(
                 f"task: the installed MuJoCo cannot build {self.task} "
                 f"({' '.join(str(error).split())}); the Swimmer, Hopper and Walker2d tasks need "
-                "mujoco 2.3.3 (Python 3.11), and no release has the Race tasks' textures"
+                "mujoco 2.3.3 (Python 3.11) or gymnasium >= 1.1, and no release has the Race "
+                "tasks' textures"
             ) from error
 
 
-def require_integer(name: str, value: object, *, minimum: int) -> None:
-    """Check that an argument is an integer of at least ``minimum``.
-
-    Raises:
-        ValueError: it is not.
-    """
-    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not integer or int(cast(int, value)) < minimum:
-        raise ValueError(f"{name}: got {value!r}; allowed an integer >= {minimum}; give one")
+def _make_again(spec: EnvSpec, **options: Any) -> SafetyEnvironment:
+    import_safety_gymnasium()  # repairs it before a process's first task is built
+    return SafetyEnvironment(spec, **options)
 
 
-def _require_finite(name: str, values: NDArray[Any]) -> None:
-    if not np.isfinite(values).all():
-        where = np.flatnonzero(~np.isfinite(values)).tolist()
-        raise ValueError(
-            f"{name}: got NaN or infinity at {where}; allowed finite numbers; "
-            "look for the step that produced it"
-        )
+def _gymnasium_environment(
+    spec: EnvSpec, observation: ObservationKind, cost: Any, action_repeat: int, seed: int
+) -> ConstrainedEnvironment:
+    inner = make_gymnasium_task(spec)
+    environment = constrained(inner, cost, action_repeat=action_repeat, seed=seed)
+    kind = "image" if environment.observation_space.dtype == np.uint8 else "vector"
+    if observation != kind:
+        raise ValueError(f"observation: got {observation!r}; {spec.id} has {kind!r} only; use it")
+    return environment

@@ -1,6 +1,7 @@
 """Processes of ``ParallelEnvironments``: one environment each, controlled through a pipe."""
 
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -8,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from blocks.environments.safety_gymnasium import make_environment
+from blocks.environments.protocol import Environment
 
 
 def _no_actions() -> list[NDArray[Any]]:
@@ -73,7 +74,7 @@ def end(worker: Worker) -> int | None:
     return code
 
 
-def serve(connection: Connection, arguments: dict[str, Any]) -> None:
+def serve(connection: Connection, make: Callable[[], Environment]) -> None:
     """Run one environment in a worker's process until the other end closes the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     environment = None
@@ -83,9 +84,10 @@ def serve(connection: Connection, arguments: dict[str, Any]) -> None:
         except EOFError:
             break
         try:
-            environment = environment or make_environment(**arguments)
+            environment = environment or make()
             if command == "reset":
-                answer = ("did", environment.reset(options={"episode": value}))
+                environment.episode_index = value
+                answer = ("did", environment.reset())
             else:
                 answer = ("did", environment.step(value))
         except Exception as error:  # the parent raises it

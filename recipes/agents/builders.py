@@ -24,13 +24,10 @@ def build_environment(config: Config, seed: int) -> Environment:
 
 
 def build_replay(config: Config, environment: Environment) -> blocks.SequenceReplay:
-    """Size a replay for the whole run; images are bytes, in a file of the run's folder, if any."""
+    """Build a replay that keeps every row; images are bytes, in a file if the run has a folder."""
     shape, action_size = sizes(environment)
     images = config.observation == "image"
-    rows = config.steps // config.action_repeat
-    episodes = config.steps // 100 + 2000  # at most; each has a row more than steps
     return blocks.SequenceReplay(
-        rows + episodes,
         observation_shape=shape,
         observation_dtype=torch.uint8 if images else torch.float32,
         action_size=action_size,
@@ -75,6 +72,10 @@ def build_rssm(
 def build_reward_head(config: Config) -> blocks.RewardHead:
     c = config.model
     return blocks.RewardHead(c.feat_size, hidden_size=c.hidden_size, unit=c.reward_unit)
+
+
+def build_continue_head(config: Config) -> blocks.ContinueHead:
+    return blocks.ContinueHead(config.model.feat_size, hidden_size=config.model.hidden_size)
 
 
 def build_cost_head(config: Config, environment: Environment) -> blocks.CostHead:

@@ -42,6 +42,8 @@ class Components:
     """Decides when the fallback takes over; None: never."""
     fallback: Callable[[Environment], Policy] = zero_action
     """The policy that ends an episode after the guard has refused."""
+    prefill: Callable[[Environment], Policy] | None = None
+    """A safe policy that acts in the prefill, built for each episode; None: the first policy."""
     replay: Callable[[Config, Environment], blocks.SequenceReplay] = builders.build_replay
 
     normalizer: Callable[[Config, Shape], nn.Module] = builders.build_normalizer
@@ -54,6 +56,7 @@ class Components:
     rssm: Callable[[Config, int, int, blocks.Latent], blocks.RSSM] = builders.build_rssm
     """From configuration, sizes of embed and action, and the latent."""
     reward_head: Callable[[Config], blocks.RewardHead] = builders.build_reward_head
+    continue_head: Callable[[Config], blocks.ContinueHead] = builders.build_continue_head
     cost_head: Callable[[Config, Environment], blocks.CostHead] = builders.build_cost_head
     posterior: MakeFamily = blocks.Particles
     """Family of the posterior over transition and cost weights: a class."""
@@ -87,6 +90,7 @@ class Components:
             decoder=self.decoder(config, shape),
             reward_head=self.reward_head(config),
             cost_head=cost_head,
+            continue_head=self.continue_head(config),
             parameter_posterior=partial(
                 blocks.EnsemblePosterior,
                 members=posterior.members,

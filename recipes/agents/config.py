@@ -3,14 +3,14 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, get_type_hints
 
 from recipes.runs.errors import RunError
-from recipes.runs.folder import DESCRIPTION, RunFolder
+from recipes.runs.folder import DESCRIPTION, HISTORY, RunFolder
 
 INITIAL_SHARE = 0.25
 """Share of the start states at the beginning of an episode."""
@@ -135,7 +135,8 @@ class SafetyConfig:
     guard_share: float = 0.6
     """Share of its budget an episode may spend before the fallback acts; 0: no guard."""
     prefill_scales: tuple[float, ...] = (0.25, 0.5, 1.0, 1.0, 1.0)
-    """Exploration scale of each prefill episode; it stops growing at the first cost."""
+    """Exploration scales of the first prefill episodes; it stops growing at the first cost. The
+    prefill has as many steps as so many whole episodes."""
     eta: float = 0.1
     """Initial weight of the log barrier."""
     eta_decay: float = 0.9995
@@ -179,6 +180,16 @@ class Config:
     """Run folder; runs/<recipe>/<task>/seed<k>-<time> by default."""
     resume: Path | None = None
     """Resume the run in this folder from its last checkpoint."""
+    extend: Path | None = None
+    """Continue the run in this folder up to a larger --steps, beyond its planned end."""
+    start_from: Path | None = None
+    """Start this new run from the last checkpoint of the run in that folder."""
+    start_with: tuple[Literal["model", "policy", "replay"], ...] = ("model", "policy")
+    """What it takes from there: weights of the world model and of the policy, which needs the
+    model, and the replay. Optimisers, critics and margin start anew."""
+    dataset: Path | None = None
+    """Folder of recorded episodes that the replay starts with; they count as no environment steps.
+    See blocks.save_episode."""
     steps: int = 100_000
     """Environment steps, prefill included."""
     action_repeat: int = 2
@@ -202,8 +213,11 @@ class Config:
     safety: SafetyConfig = field(default_factory=SafetyConfig)
 
     def __init__(self, **settings: Any) -> None:
+        kinds = get_type_hints(type(self))
         for name, value in _resolve(type(self), settings).items():
-            object.__setattr__(self, name, value)
+            # JSON and some users write 1e6 for a whole number.
+            whole = kinds[name] is int and isinstance(value, float) and value.is_integer()
+            object.__setattr__(self, name, int(value) if whole else value)
         _check(self)
 
     def replace(self, **settings: Any) -> Self:
@@ -215,17 +229,18 @@ class Config:
         values = dataclasses.asdict(self)
         for name in _groups(type(self)):
             values |= values.pop(name)
+        if self.start_from is None:
+            del values["start_from"], values["start_with"]
         return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
 
     @classmethod
     def of_run(cls, run: RunFolder) -> Self:
-        """Read the configuration of a run, without its ``out`` and ``resume``.
+        """Read the configuration of a run, without its ``out``, ``resume`` and ``extend``.
 
         Raises:
             RunError: another version of the code, with other settings, made the run.
         """
-        apart = {*DESCRIPTION, "out", "resume"}
-        stored = {k: v for k, v in run.read_config().items() if k not in apart}
+        stored = cls.stored_settings(run.read_config())
         unknown = stored.keys() - _names(cls).union(*_groups(cls).values())
         if unknown:
             raise RunError(
@@ -233,7 +248,17 @@ class Config:
                 f"does not have ({', '.join(sorted(unknown))}): start a new run, or check that "
                 "version out"
             )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+        return cls(**stored)
+
+    @staticmethod
+    def stored_settings(stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Take the settings from the content of a config.json, and none that is about one run."""
+        apart = {*DESCRIPTION, *HISTORY, "out", "resume", "extend"}
+        settings = {k: v for k, v in stored.items() if k not in apart}
+        for name in ("start_from", "dataset"):
+            if settings.get(name):
+                settings[name] = Path(settings[name])
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
 
 
 SMOKE: dict[str, Any] = {
@@ -333,7 +358,7 @@ def _resolve(kind: type[Config], given: dict[str, Any]) -> dict[str, Any]:
 
 def _check(config: Config) -> None:
     """Raise a ValueError if a value is out of its range."""
-    values = config.to_json()
+    values: dict[str, Any] = config.to_json() | {"start_with": config.start_with}
     counts = ("threads", "steps", "action_repeat", "evaluation_episodes", "members", "horizon")
     counts += ("start_episodes", "batch_size", "seq_len", "image_depth")
     positive = ("episode_budget", "reward_unit", "image_std", "budget_share")
@@ -341,6 +366,7 @@ def _check(config: Config) -> None:
     grouped = f"a multiple of {ERROR_GROUPS} with a confidence_level"
     trained = f"below seq_len={seq_len}, the length on which the dynamics are trained"
     rules: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+        (("steps",), lambda value: isinstance(value, int), "whole numbers"),
         (counts, lambda value: value >= 1, "at least 1"),
         (positive, lambda value: 0 < value < math.inf, "above 0"),
         (("margin_alpha",), lambda value: 0 < value < 1, "between 0 and 1"),
@@ -351,6 +377,8 @@ def _check(config: Config) -> None:
         (("guard_share",), lambda value: 0 <= value <= 1, "from 0 (no guard) to 1"),
         (("prefill_scales",), lambda value: len(value) >= 1, "at least one scale"),
         (("snapshots",), ("small", "always", "never").__contains__, "small, always or never"),
+        (("start_with",), _can_start, "model, policy with model, replay"),
+        (("extend",), lambda value: not (value and config.resume), "without resume"),
         (("horizon",), lambda value: value < seq_len, trained),
         (("start_replay_share",), lambda value: 0 <= value <= share, f"from 0 to {share}"),
         (("discount", "cost_discount"), lambda value: 0 <= value < 1, "from 0 to below 1"),
@@ -363,3 +391,9 @@ def _check(config: Config) -> None:
 
 def _divides(level: float, size: int) -> bool:
     return not level or size % ERROR_GROUPS == 0
+
+
+def _can_start(parts: tuple[str, ...]) -> bool:
+    """A policy acts on the latent states of its own model."""
+    known = set(parts) <= {"model", "policy", "replay"}
+    return bool(parts) and known and ("policy" not in parts or "model" in parts)

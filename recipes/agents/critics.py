@@ -40,7 +40,11 @@ class Critics:
         self._finish: Callable[[], object] = lambda: None
 
     def returns(
-        self, feat: Tensor, reward: Callable[[], Tensor], cost: Callable[[], Tensor]
+        self,
+        feat: Tensor,
+        reward: Callable[[], Tensor],
+        cost: Callable[[], Tensor],
+        cont: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Compute lambda-returns of reward and cost, ``[member, horizon, batch]``.
 
@@ -48,12 +52,13 @@ class Critics:
             feat: imagined states ``[member, horizon + 1, batch, feat]``.
             reward: computes the rewards ``[member, horizon, batch]`` of the states arrived at.
             cost: computes their costs, likewise.
+            cont: probability that the episode goes on after them, likewise.
         """
         self._finish()
         c = self._config
         returns, *others = side_by_side(
-            lambda: self._lambda_returns(reward(), self.reward, feat, c.discount),
-            lambda: self._lambda_returns(cost(), self.cost, feat, c.cost_discount),
+            lambda: self._lambda_returns(reward(), self.reward, feat, c.discount * cont),
+            lambda: self._lambda_returns(cost(), self.cost, feat, c.cost_discount * cont),
         )
         return returns, others[0]
 
@@ -77,16 +82,18 @@ class Critics:
     def _learn(self, rollouts: Rollouts) -> None:
         with record_function("critics"):
             self.optimizer.zero_grad()
-            self.reward.loss(rollouts.feat, rollouts.returns).backward()
-            self.cost.loss(rollouts.feat, rollouts.cost_returns).backward()
+            feat, weight = rollouts.feat, rollouts.weight
+            self.reward.loss(feat, rollouts.returns, weight).backward()
+            self.cost.loss(feat, rollouts.cost_returns, weight).backward()
             self.optimizer.step()
             self.reward.update_target()
             self.cost.update_target()
 
     def _lambda_returns(
-        self, signal: Tensor, critic: Critic, feat: Tensor, discount: float
+        self, signal: Tensor, critic: Critic, feat: Tensor, discount: Tensor
     ) -> Tensor:
         """Bootstrap with the slow critic."""
-        signals, values = (x.movedim(1, 0) for x in (signal, critic.target_value(feat)))
-        returns = lambda_returns(signals, values, discount=discount, lambda_=self._config.lambda_)
+        parts = (signal, critic.target_value(feat), discount)
+        signals, values, discounts = (x.movedim(1, 0) for x in parts)
+        returns = lambda_returns(signals, values, discount=discounts, lambda_=self._config.lambda_)
         return returns.movedim(0, 1)

@@ -25,6 +25,7 @@ class Rollouts(NamedTuple):
     feat: Tensor
     returns: Tensor
     cost_returns: Tensor
+    weight: Tensor  # of each state: the probability to reach it, divided by its mean over a member
     entropy: Tensor  # scalar
 
 
@@ -87,7 +88,7 @@ def estimate(
             or worst case; 0: no bounds.
     """
     members, groups = len(rollouts.returns), _groups(copies, rollouts)
-    cost_returns = rollouts.cost_returns / budget
+    cost_returns = rollouts.cost_returns * rollouts.weight / budget
     # Jc of each copy: the mean over its start states.
     costs = cost_returns.mean(1).view(members, groups, -1).mean(-1)
     gain_gradients, cost_gradients = member_gradients(copies, gain, costs)
@@ -109,9 +110,24 @@ def estimate(
         member_gradients=rows,
         slack_error=slack_error,
         slope_error=slope_error,
-        mean_return=rollouts.returns.detach().mean(),
+        mean_return=(rollouts.returns * rollouts.weight).detach().mean(),
         entropy=rollouts.entropy.detach(),
     )
+
+
+def reach_weights(cont: Tensor) -> Tensor:
+    """Weigh each state by the probability that the episode has not ended before it.
+
+    Args:
+        cont: probability that the episode goes on after the states arrived at,
+            ``[member, horizon, batch]``.
+
+    Returns:
+        Weights of the states acted in, ``[member, horizon, batch]``, with mean one for each member.
+    """
+    before = torch.cat([torch.ones_like(cont[:, :1]), cont[:, :-1]], 1).detach()
+    weight = before.cumprod(1)
+    return weight / weight.mean((1, 2), keepdim=True)
 
 
 def _groups(copies: Mapping[str, Tensor], rollouts: Rollouts) -> int:

@@ -25,6 +25,7 @@ from blocks.world_model import WorldModelLoss
 from recipes.agents import builders
 from recipes.agents.components import Components
 from recipes.agents.config import INITIAL_SHARE, Config
+from recipes.agents.device_state import for_device, restore_generator
 from recipes.agents.diagnostics import average
 from recipes.agents.protocols import Metrics
 from recipes.plotting.filmstrip import filmstrip
@@ -43,6 +44,7 @@ class LatentAgent:
             terms of the loss.
         generator: source of all noise, on the device of the networks.
         return_scale: running range of the returns, in double precision.
+        iterate_row: row of the replay at which the newest iterate began.
         state, last_action: filtered state and last action of each episode under way,
             ``[episode, ...]``; ``noise_sources``: the generator of each.
     """
@@ -71,7 +73,9 @@ class LatentAgent:
             config.action_repeat,
         )
         self.cost_rate = self.budget * (1 - config.policy.cost_discount)
+        self.episode_rows = environment.episode_length // config.action_repeat + 1
         self.remember = self.replay.add
+        self.iterate_row = 0
         self.update_model: Callable[..., tuple[torch.Tensor, ...]] = partial(
             update_model, self.model, self.model_optimizer, self.generator
         )
@@ -85,7 +89,7 @@ class LatentAgent:
         self._start(*(torch.Generator(self.device).manual_seed(seed) for seed in seeds))
 
     def act(self, observation: NDArray[Any], scale: float) -> NDArray[np.float32]:
-        """Filter one observation and choose an action; ``scale`` 0 gives the mean action."""
+        """Filter one observation and choose an action; with ``scale`` 0 without any noise."""
         return self.act_together(observation[None], scale)[0]
 
     @torch.no_grad()
@@ -94,18 +98,18 @@ class LatentAgent:
         rssm, actor = self.model.rssm, self.actor
         embed = self.model.embed(torch.from_numpy(observations).to(self.device))
         deter, _ = rssm.transition(self.state, self.last_action)
-        noise = [rssm.latent.noise((1, rssm.stoch_size), source) for source in self.noise_sources]
-        stoch = rssm.posterior(deter, embed).rsample(torch.cat(noise))
-        self.state = State(deter, stoch)
-        if scale:
-            noise = [
-                torch.randn(1, actor.action_size, generator=source, device=self.device)
-                for source in self.noise_sources
-            ]
-            feat = self.state.feat
-            self.last_action = actor.sample(feat, torch.cat(noise), scale=scale).action
-        else:
+        posterior = rssm.posterior(deter, embed)
+        if not scale:
+            self.state = State(deter, posterior.mode())
             self.last_action = actor.mode(self.state.feat)
+            return self.last_action.cpu().numpy()
+        noise = [rssm.latent.noise((1, rssm.stoch_size), source) for source in self.noise_sources]
+        self.state = State(deter, posterior.rsample(torch.cat(noise)))
+        noise = [
+            torch.randn(1, actor.action_size, generator=source, device=self.device)
+            for source in self.noise_sources
+        ]
+        self.last_action = actor.sample(self.state.feat, torch.cat(noise), scale=scale).action
         return self.last_action.cpu().numpy()
 
     def begin(self) -> Metrics:
@@ -122,7 +126,7 @@ class LatentAgent:
         if isinstance(self.model.normalizer, Normalizer):
             self.model.normalizer.fit(self.replay.observations)
         sampling: dict[str, Any] = {
-            "recent_episodes": c.recent_episodes,
+            "recent_episodes": self.as_many_rows(c.recent_episodes),
             "recent_fraction": c.recent_fraction,
             "initial_fraction": 0.125,
             "costly_fraction": c.costly_fraction,
@@ -147,7 +151,7 @@ class LatentAgent:
             self.replay.sample(
                 START_SEQUENCES,
                 BURN_IN + START_LENGTH,
-                recent_episodes=c.start_episodes,
+                recent_episodes=self.as_many_rows(c.start_episodes),
                 recent_fraction=1 - INITIAL_SHARE - c.start_replay_share,
                 initial_fraction=INITIAL_SHARE,
             )
@@ -156,7 +160,12 @@ class LatentAgent:
         # Filtering from zero in the middle of an episode needs BURN_IN steps.
         known = data.is_first.cumsum(1) > 0
         known[:, BURN_IN:] = True
+        known &= ~data.terminated  # nothing comes after them
         return State(*(x[known] for x in state))
+
+    def as_many_rows(self, whole: int) -> int:
+        """Count the newest episodes that have as many rows as ``whole`` whole episodes."""
+        return self.replay.newest_episodes(whole * self.episode_rows)
 
     def sample_starts(self, starts: State) -> State:
         """Draw the start states of a policy update."""
@@ -165,13 +174,18 @@ class LatentAgent:
         return State(*(x[index] for x in starts))
 
     def newest_cost(self) -> float:
-        """Return the newest episode's cost in budgets.
+        """Return what the newest iterate's episodes cost, in units of their budgets.
 
-        If it ended early, or the guard ended the policy's part: what a whole episode costs at the
-        same rate.
+        A terminated episode has the whole budget. If it was cut off, or the guard ended the
+        policy's part, it has its share.
         """
-        cost = self.replay.newest_episode().cost[0, 1:]
-        return float(cost.sum()) / (max(1, len(cost)) * self.cost_rate)
+        cost = budget = 0.0
+        for episode in self.replay.episodes_since(self.iterate_row):
+            steps = max(1, episode.cost.shape[1] - 1)
+            whole = bool(episode.terminated[0, -1])
+            cost += float(episode.cost.sum())
+            budget += self.config.safety.episode_budget if whole else steps * self.cost_rate
+        return cost / budget
 
     def sample_posterior(self) -> Weights:
         """Sample transition and cost head for each member from the posterior."""
@@ -179,16 +193,18 @@ class LatentAgent:
         return {name: value.detach() for name, value in sample.items()}
 
     @torch.no_grad()
-    def judge_newest_episode(self, when: str) -> Metrics:
-        """Predict the cost of the newest episode's states, in budgets, and compare the members.
+    def judge_newest_states(self, when: str) -> Metrics:
+        """Predict the cost of the newest iterate's states, in budgets, and compare the members.
 
-        Before and after the model has learned from the episode, it shows the value of its data.
+        Before and after the model has learned from them, it shows the value of their data.
         The cost that came is ``newest_cost``.
 
         Args:
             when: part of the metrics' names.
         """
-        newest = self.on_device(self.replay.newest_episode())
+        rows = min(self.replay.added - self.iterate_row, self.episode_rows)
+        first = torch.tensor([self.replay.added - rows])
+        newest = self.on_device(self.replay.gather(first, rows))
         state = self.model.filter(newest, torch.Generator().manual_seed(0)).state
         feat, weights = state.feat.flatten(0, 1), self.sample_posterior()
         costs = self.model.cost(feat, weights).mean(1) / self.cost_rate
@@ -245,13 +261,17 @@ class LatentAgent:
         return parts | {
             "generator": self.generator.get_state(),
             "return_scale": float(self.return_scale),
+            "iterate_row": self.iterate_row,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore ``state_dict``, also one of another device; its noise then differs."""
+        state = for_device(state, self.device)
         for name in self.STATEFUL:
             getattr(self, name).load_state_dict(state[name])
-        self.generator.set_state(state["generator"])
+        restore_generator(self.generator, state["generator"])
         self.return_scale.fill_(state["return_scale"])
+        self.iterate_row = state["iterate_row"]
 
     def policy_state(self) -> dict[str, Any]:
         """Copy the weights that acting needs: filter and policy, on the CPU."""

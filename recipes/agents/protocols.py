@@ -52,7 +52,7 @@ class Agent(Protocol):
         ...
 
     def learn(self, progress: float) -> Metrics:
-        """Learn after an episode; ``progress`` is the completed share of the run, in [0, 1].
+        """Learn after an iterate; ``progress`` is the completed share of the run, in [0, 1].
 
         Returns:
             Metrics. The loop uses ``slack``, ``cost_mean``, ``cost_worst`` and ``pessimism`` if

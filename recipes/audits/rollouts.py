@@ -89,7 +89,7 @@ class Auditor:
         length, budget = self._environments[0].episode_length, self._config.safety.episode_budget
         return Rollouts(
             costs=[episode.cost for episode in episodes],
-            budgets=[budget * episode.steps / length for episode in episodes],
+            budgets=[episode.budget(budget, length) for episode in episodes],
             returns=[episode.total for episode in episodes],
             steps=[episode.steps for episode in episodes],
             fallback_steps=[episode.fallback_steps for episode in episodes],
@@ -135,7 +135,11 @@ class _Episode:
         self.observation, _ = environment.reset(seed=seed)
         self.cost = self.total = 0.0
         self.steps = self.fallback_steps = 0
-        self.over = False
+        self.over = self.terminated = False
+
+    def budget(self, episode_budget: float, episode_length: int) -> float:
+        """Return the cost it may have: all of the budget, or its share if it was cut off."""
+        return episode_budget * (1.0 if self.terminated else self.steps / episode_length)
 
     def step(self, action: np.ndarray) -> None:
         trusted = self.guard is None or self.guard.allows(self.cost)
@@ -151,7 +155,7 @@ class _Episode:
         self.cost, self.total = self.cost + float(cost), self.total + float(reward)
         self.steps += info["inner_steps"]
         self.fallback_steps += 0 if trusted else info["inner_steps"]
-        self.over = bool(terminated or truncated)
+        self.terminated, self.over = bool(terminated), bool(terminated or truncated)
 
 
 def _seeds(run_seed: int, iterate: int, rollout: int) -> tuple[int, int]:

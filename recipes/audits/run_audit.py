@@ -25,7 +25,7 @@ from recipes.runs.errors import RunError
 from recipes.runs.folder import RunFolder
 from recipes.runs.run import Run
 from recipes.runs.snapshots import read_snapshot, snapshot_file
-from recipes.training.loop import MakeAgent, MakeEnvironment
+from recipes.training.loop import MakeAgent, MakeEnvironment, as_components
 from recipes.training.progress import PLAIN_INTERVAL
 
 
@@ -42,11 +42,11 @@ def audit(
     """Roll out every iterate's policy again, as deployed and without the guard.
 
     As deployed means with the exploration scale of the iterate's episode (in the prefill, which is
-    iterate 0: of its last episode) and behind the run's guard and fallback, if it has them. No
-    rollout counts in the run's metrics or enters its replay. Writes ``audit.jsonl``,
-    ``audit.json``, ``audit.md`` and ``audit.png`` into the run's folder and changes nothing else
-    there. An interrupted audit goes on where it stopped; the number of processes does not change
-    the results.
+    iterate 0: of its last episode) and behind the run's guard and fallback, if it has them. If a
+    given policy acted in the prefill, iterate 0 is left out. No rollout counts in the run's metrics
+    or enters its replay. Writes ``audit.jsonl``, ``audit.json``, ``audit.md`` and ``audit.png``
+    into the run's folder and changes nothing else there. An interrupted audit goes on where it
+    stopped; the number of processes does not change the results.
 
     Args:
         run: a finished run with snapshots, or its folder.
@@ -83,6 +83,8 @@ def audit(
         _check_picklable(job, processes)
     file = folder.path / "audit.jsonl"
     lived = lived_policies(folder)
+    if as_components(agent).prefill:
+        lived = [policy for policy in lived if policy.iterate]  # a given policy acted before
     digests = _digests(folder, [policy.iterate for policy in lived])
     audited = [
         policy

@@ -257,7 +257,9 @@ STEP_PANELS = (
 )
 
 
-def write_video(frames: Iterable[np.ndarray], path: Path, fps: int = 30) -> tuple[Path | None, str]:
+def write_video(
+    frames: Iterable[np.ndarray], path: Path, fps: float = 30
+) -> tuple[Path | None, str]:
     """Write RGB frames as an mp4, or as a gif beside it where there is no mp4 encoder.
 
     Returns:

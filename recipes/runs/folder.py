@@ -6,6 +6,8 @@
     checkpoints/       the newest two, each written atomically
     snapshots/         every iterate's policy, for an audit; see snapshots.py
     summary.json       the headline figures, once the run has ended
+    summary-<steps>.json   the same before it was extended beyond these steps
+    evaluation.json, evaluation.mp4   after an evaluation with evaluate.py
     learning.png, calibration.png  return and cost of every episode; predicted against realised cost
     steps.png          what decided the policy's steps, if the updates say so
     replay/            runs from images: every observation; checkpoints refer to it
@@ -37,7 +39,8 @@ from recipes.runs.provenance import git_commit, hardware, installed_versions
 
 DESCRIPTION = ("recipe", "versions", "commit", "hardware")  # in config.json, not hyper-parameters
 # Where and how a run is computed, and what it keeps.
-MAY_DIFFER = ("out", "resume", "threads", "snapshots", "profile", "device")
+MAY_DIFFER = ("out", "resume", "extend", "threads", "snapshots", "profile", "device")
+HISTORY = ("extended",)  # the folder's; no setting, but reports tell extended runs apart by it
 KEPT_CHECKPOINTS = 2
 PLAIN_TYPES = (type(None), bool, int, float, str, bytes)
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -114,6 +117,35 @@ class RunFolder:
         differing = _differences(self.read_config(), json.loads(to_json(config)))
         if differing:
             raise RunError(f"{self.path} was made with another configuration: {differing}")
+
+    def extend(self, config: dict[str, Any]) -> int:
+        """Plan more steps for the run; its summary becomes ``summary-<planned steps>.json``.
+
+        config.json lists the earlier plans as ``extended``. A run that is killed at any moment from
+        here on resumes with ``--resume``.
+
+        Returns:
+            The steps planned so far.
+
+        Raises:
+            RunError: ``config`` does not have more steps, or differs in more than the steps.
+        """
+        stored = self.read_config()
+        planned, steps = stored["steps"], config["steps"]
+        differing = _differences(stored | {"steps": steps}, json.loads(to_json(config)))
+        if differing:
+            raise RunError(f"{self.path} was made with another configuration: {differing}")
+        if steps <= planned:
+            raise RunError(
+                f"steps: got {steps} to extend {self.path}; allowed more than its {planned}; give "
+                "--steps"
+            )
+        summary = self.path / "summary.json"
+        if summary.exists():  # first: without a summary the run counts as unfinished
+            summary.replace(self.path / f"summary-{planned}.json")
+        extended = [*stored.get("extended", []), planned]
+        write_json(self.path / "config.json", stored | {"steps": steps, "extended": extended})
+        return planned
 
     def log(self, kind: str, step: int, **metrics: float | int | str | bool) -> None:
         """Append one line to metrics.jsonl, and the numbers to TensorBoard as ``kind/name``."""
@@ -205,7 +237,9 @@ class RunFolder:
             except Exception as error:  # a damaged file may raise any exception
                 damaged[file] = type(error).__name__
                 continue
-            differing = _differences(self.read_config(), json.loads(checkpoint["config"]))
+            saved = json.loads(checkpoint["config"])
+            # A run may be extended after its newest checkpoint.
+            differing = _differences(self.read_config(), saved, apart=("steps",))
             if differing:
                 raise RunError(f"{file} belongs to another configuration: {differing}")
             for newer, kind in damaged.items():
@@ -234,16 +268,17 @@ def _tensorboard(folder: Path, first_new_step: int | None) -> Any:
 
 
 def _hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in DESCRIPTION + MAY_DIFFER}
+    apart = DESCRIPTION + MAY_DIFFER + HISTORY
+    return {key: value for key, value in config.items() if key not in apart}
 
 
-def _differences(stored: dict[str, Any], given: dict[str, Any]) -> str:
+def _differences(stored: dict[str, Any], given: dict[str, Any], apart: tuple[str, ...] = ()) -> str:
     """Describe every hyper-parameter that differs, as ``name (stored, not given)``."""
     stored, given = _hyper_parameters(stored), _hyper_parameters(given)
     return ", ".join(
         f"{key} ({stored.get(key)}, not {given.get(key)})"
         for key in sorted(stored | given)
-        if stored.get(key) != given.get(key)
+        if stored.get(key) != given.get(key) and key not in apart
     )
 
 

@@ -115,7 +115,13 @@ def read_progress(folder: Path) -> RunProgress:
 def _violations(rows: list[dict[str, Any]], episode_budget: float) -> int:
     steps = [after - before for before, after in pairwise([0, *(row["step"] for row in rows)])]
     records = [
-        EpisodeRecord(row["iterate"], row["episode_cost"], row["episode_return"], length)
+        EpisodeRecord(
+            row["iterate"],
+            row["episode_cost"],
+            row["episode_return"],
+            length,
+            terminated=row.get("terminated", False),
+        )
         for row, length in zip(rows, steps, strict=True)
     ]
     summary = safety_summary(records, episode_budget=episode_budget, episode_length=max(steps))

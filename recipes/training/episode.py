@@ -20,6 +20,7 @@ def run_episode(
     iterate: int = 0,
     guard: Guard | None = None,
     fallback: Policy | None = None,
+    policy: Policy | None = None,
     remember: bool = True,
     frames: list[NDArray[np.uint8]] | None = None,
     actions: int | None = None,
@@ -36,6 +37,7 @@ def run_episode(
         iterate: number of the policy, for the record.
         guard: None trusts the agent to the end.
         fallback: acts once the guard refuses; None: the zero action.
+        policy: acts in the agent's place, which remembers all the same; None: the agent.
         remember: whether the agent remembers the episode.
         frames: list to which a picture is added after each action; None: no pictures.
         actions: end the episode after this many actions, if it is not over before.
@@ -43,16 +45,22 @@ def run_episode(
     observation, _ = environment.reset()
     agent.start_episode()
     space = environment.action_space
+    start = np.zeros(space.shape or (), np.float32)
     if remember:
-        start = np.zeros(space.shape or (), np.float32)
         agent.remember(observation, start, reward=0.0, cost=0.0, is_first=True)
     total = cost = 0.0
     steps = fallback_steps = 0
+    terminated = False
     fallback = fallback or zero_action(environment)
     for taken in count(1):
         trusted = guard is None or guard.allows(cost)
         with record_function("acting"):
-            action = agent.act(observation, scale) if trusted else fallback(observation)
+            if not trusted:
+                action = fallback(observation)
+            elif policy is not None:
+                action = _in_range(policy(observation), start)
+            else:
+                action = agent.act(observation, scale)
         with record_function("environment"):
             observation, reward, terminated, truncated, info = environment.step(
                 within_bounds(action, space)
@@ -60,7 +68,7 @@ def run_episode(
         total, cost, steps = total + reward, cost + info["cost"], steps + info["inner_steps"]
         if not trusted:
             fallback_steps += info["inner_steps"]
-        elif remember:
+        elif remember and info["inner_steps"]:  # 0: the simulation failed, nothing came of it
             with record_function("replay"):
                 agent.remember(
                     observation,
@@ -74,7 +82,19 @@ def run_episode(
             frames.append(environment.render())
         if terminated or truncated or taken == actions:
             break
-    return EpisodeRecord(iterate, cost, total, steps, fallback_steps)
+    steps = max(1, steps)  # the first one may have failed
+    return EpisodeRecord(iterate, cost, total, steps, fallback_steps, bool(terminated))
+
+
+def _in_range(action: NDArray[Any], like: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Check the action of a policy that is not the agent's."""
+    action = np.asarray(action, np.float32)
+    if action.shape != like.shape or not (np.abs(action) <= 1).all():
+        raise ValueError(
+            f"policy: got the action {action.tolist()}; allowed {like.shape} numbers in [-1, 1], "
+            "which map to the environment's bounds; scale it"
+        )
+    return action
 
 
 def within_bounds(action: NDArray[Any], space: Space) -> NDArray[Any]:

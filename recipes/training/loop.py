@@ -1,7 +1,7 @@
 """The experiment around an agent: prefill, then iterates; writes a run folder.
 
 Every environment step counts, also those of the prefill. In each iterate one policy acts for one
-episode and then learns; the prefill, by the first policy, is iterate 0.
+episode, or for several short ones, and then learns; the prefill, by the first policy, is iterate 0.
 """
 
 import time
@@ -15,15 +15,17 @@ import numpy as np
 import torch
 from torch.profiler import record_function
 
-from blocks import Environment, EpisodeRecord, safety_summary, set_threads
+from blocks import Environment, Episode, EpisodeRecord, safety_summary, set_threads
 from blocks.safety_metrics import SafetySummary
 from recipes.agents import Agent, Auditable, Components, Config, Metrics
 from recipes.agents.builders import require_device
+from recipes.agents.latent_agent import BURN_IN, START_LENGTH
 from recipes.plotting.figures import calibration_figure, learning_figure, steps_figure
 from recipes.runs.folder import RunFolder
 from recipes.runs.run import Run
 from recipes.runs.snapshots import save_snapshot
 from recipes.training.episode import run_episode
+from recipes.training.prior_data import read_dataset, remember
 from recipes.training.profiling import Profile
 from recipes.training.progress import Progress
 from recipes.training.results import (
@@ -33,6 +35,7 @@ from recipes.training.results import (
     record_video,
 )
 from recipes.training.schedule import Schedule
+from recipes.training.warm_start import check_start, warm_start
 
 MakeAgent = Callable[[Any, Environment], Agent]
 """From a configuration and an environment to an agent: ``CERL(...)``, or a function."""
@@ -53,7 +56,8 @@ def train(
     Args:
         agent: its parts, such as ``CERL(aggregate=...)``, or a function from a configuration and
             an environment to an object with the methods of ``Agent``.
-        config: the settings; ``resume`` continues the run in that folder.
+        config: the settings; ``resume`` continues the run in that folder, ``extend`` beyond its
+            planned end, too; ``start_from`` starts a new one with what another has learned.
         environment: where to train, or a function from a seed to one; the configuration's task by
             default. The evaluation uses the same object, reset with another seed.
         out: the run's folder; ``config.out`` by default.
@@ -78,10 +82,17 @@ def train(
     # Two cores make a single operation faster only with images.
     torch.set_num_threads(config.threads if config.observation == "image" else 1)
     trained_in = make_environment(config.seed)  # before the folder: the task may not exist
+    prior_data: list[Episode] = []
+    if not (config.resume or config.extend):
+        check_start(config)
+        prior_data = read_dataset(config.dataset, trained_in) if config.dataset else []
     with closing(_open(recipe, config)) as run_folder:
         training = Training(config.replace(out=run_folder.path), parts, trained_in, run_folder)
-        if config.resume:
+        if config.resume or config.extend:
             training.resume()
+        elif config.start_from:
+            warm_start(training.agent, parts, config, trained_in)
+        remember(training.agent, prior_data, trained_in)
         training.iterate()
         return training.finish(make_environment(EVALUATION_SEED + config.seed))
 
@@ -95,11 +106,19 @@ class Training:
         self.config, self.environment, self.run_folder = config, environment, run_folder
         self.agent = parts(config, environment)
         self.guard, self.fallback = parts.guard(config), parts.fallback(environment)
-        self.schedule = Schedule(config.safety.prefill_scales)
+        self.prefill = parts.prefill
+        self.schedule = Schedule(
+            config.safety.prefill_scales,
+            environment.episode_length,
+            environment.action_repeat,
+            max(config.model.seq_len, BURN_IN + START_LENGTH),
+        )
         self.episode_budget = config.safety.episode_budget
         self.records: list[EpisodeRecord] = []
         self.learned: Metrics = {}
         self.begun = time.monotonic()
+        self.kept: tuple[int, float] | None = None  # iterate and scale of the newest snapshot
+        self.saved_steps = 0
 
     @property
     def steps(self) -> int:
@@ -114,11 +133,11 @@ class Training:
         )
 
     def iterate(self) -> None:
-        """Collect an episode, learn from it, save; until the run has all its steps."""
+        """Collect an episode, learn after an iterate's last, save; until all steps are taken."""
         profile = Profile(self.run_folder.path if self.config.profile else None)
         with Progress(self.config.steps, self.episode_budget, self.steps) as line:
             while self.steps < self.config.steps:
-                iterate = self.schedule.iterate(len(self.records))
+                iterate = self.schedule.iterate(self.records)
                 with profile.iterate(iterate):
                     record = self.collect(iterate)
                     self.learn()
@@ -136,9 +155,13 @@ class Training:
     def collect(self, iterate: int) -> EpisodeRecord:
         """Run and log one episode of this iterate's policy, behind the guard."""
         scale = self.schedule.scale(self.records)
-        if isinstance(self.agent, Auditable):
+        prior = self.prefill(self.environment) if self.prefill and not iterate else None
+        if prior:
+            scale = 0.0  # it has no exploration noise of ours
+        elif isinstance(self.agent, Auditable) and (iterate, scale) != self.kept:
             policy, keep = self.agent.policy_state(), self.config.snapshots
             save_snapshot(self.run_folder.path, iterate, policy, scale, keep)
+            self.kept = (iterate, scale)
         record = run_episode(
             self.agent,
             self.environment,
@@ -146,6 +169,7 @@ class Training:
             iterate=iterate,
             guard=self.guard,
             fallback=self.fallback,
+            policy=prior,
         )
         self.records.append(record)
         log_episode(self.run_folder, self.steps, len(self.records) - 1, record, scale)
@@ -162,11 +186,10 @@ class Training:
         return record
 
     def learn(self) -> None:
-        """Learn before the next episode, if there is one: first from the whole prefill."""
-        prefill = len(self.schedule.prefill_scales)
-        if len(self.records) < prefill or self.steps >= self.config.steps:
+        """Learn after an iterate, if another one comes: first from the whole prefill."""
+        if not self.schedule.learns(self.records) or self.steps >= self.config.steps:
             return
-        begin = len(self.records) == prefill
+        begin = self.records[-1].iterate == 0
         progress = self.steps / self.config.steps
         with record_function("rest of learning"):
             self.learned = self.agent.begin() if begin else self.agent.learn(progress)
@@ -174,9 +197,16 @@ class Training:
         self.agent.illustrate(self.run_folder.path)
 
     def save(self) -> None:
+        """Save a checkpoint after an iterate, and after a whole episode's steps of a longer one."""
+        new_steps = self.steps - self.saved_steps
+        ended = self.schedule.learns(self.records) or self.steps >= self.config.steps
+        if not ended and new_steps < self.environment.episode_length:
+            return
+        self.saved_steps = self.steps
         training = {
             "records": [tuple(record) for record in self.records],
             "learned": self.learned,
+            "planned_steps": self.config.steps,
             "seconds": time.monotonic() - self.begun,
         }
         with record_function("checkpoint"):
@@ -190,7 +220,9 @@ class Training:
         training = saved["training"]
         self.records = [EpisodeRecord(*record) for record in training["records"]]
         self.learned, self.begun = training["learned"], time.monotonic() - training["seconds"]
-        self.environment.episode_index = len(self.records)
+        self.environment.episode_index, self.saved_steps = len(self.records), self.steps
+        if self.steps >= training.get("planned_steps", self.config.steps):
+            self.learn()  # the last episode of a plan has no successor, until the run is extended
 
     def finish(self, held_out: Environment) -> Run:
         """Evaluate the final policy without the guard; write summary, figures and video."""
@@ -264,8 +296,11 @@ def _start_over(environment: Environment, seed: int) -> Environment:
 
 
 def _open(recipe: str, config: Config) -> RunFolder:
-    """Open the run to resume, or create a new one."""
-    if config.resume:
+    """Open the run to resume or to extend, or create a new one."""
+    if config.extend:
+        run_folder = RunFolder.open(config.extend, recipe)
+        run_folder.extend(config.to_json())
+    elif config.resume:
         run_folder = RunFolder.open(config.resume, recipe)
         run_folder.check_config(config.to_json())
     else:

@@ -75,6 +75,7 @@ class Progress(tqdm):
         self.colour = "red" if episode_cost > self._episode_budget else None
         self.set_description(phase, refresh=False)
         self.set_postfix_str(results, refresh=False)
+        self.total = max(self.total or 0, step)  # short episodes rarely end on the last step
         self.update(step - self.n)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:

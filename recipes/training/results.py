@@ -28,6 +28,8 @@ def log_episode(
         phase="train" if record.iterate else "prefill",
         episode_return=record.episode_return,
         episode_cost=record.cost,
+        episode_steps=record.steps,
+        terminated=record.terminated,
         fallback_steps=record.fallback_steps,
         exploration_scale=exploration_scale,
     )
@@ -59,12 +61,39 @@ def pessimism_and_disagreement(
     return figures
 
 
-def record_video(run_folder: RunFolder, agent: Agent, environment: Environment) -> str:
-    """Record the final policy; return the file's name, or why there is none."""
+def record_video(
+    run_folder: RunFolder,
+    agent: Agent,
+    environment: Environment,
+    *,
+    name: str = "policy.mp4",
+    actions: int | None = VIDEO_ACTIONS,
+) -> str:
+    """Record the final policy at the task's real speed.
+
+    Args:
+        run_folder: where to write.
+        agent: acts without exploration.
+        environment: its next episode is shown.
+        name: of the file.
+        actions: length of the video at most; None: the whole episode.
+
+    Returns:
+        The file's name, or why there is none.
+    """
     frames: list[NDArray[np.uint8]] = []
     try:
-        run_episode(agent, environment, 0.0, remember=False, frames=frames, actions=VIDEO_ACTIONS)
+        run_episode(agent, environment, 0.0, remember=False, frames=frames, actions=actions)
     except RuntimeError as error:  # no OpenGL on this machine: the run is complete without a video
         return f"none: {error}"
-    path, reason = write_video(frames, run_folder.path / "policy.mp4", fps=20)
+    path, reason = write_video(frames, run_folder.path / name, fps=real_fps(environment))
     return path.name if path else f"none: {reason}"
+
+
+def real_fps(environment: Environment) -> float:
+    """Return the frames per second that show a task at its real speed, one frame an action.
+
+    A task that does not say ``render_fps`` counts as one of 30 environment steps per second.
+    """
+    metadata = getattr(environment, "metadata", None) or {}
+    return (metadata.get("render_fps") or 30) / environment.action_repeat

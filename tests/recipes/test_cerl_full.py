@@ -626,6 +626,6 @@ def test_an_evaluation_is_not_remembered() -> None:
 )
 def test_exploration_climbs_only_while_nothing_has_cost(costs: list[float], scale: float) -> None:
     """After a cost it stays at the last rung that had none."""
-    schedule = Schedule((0.25, 0.5, 1.0, 1.5, 2.0))
+    schedule = Schedule((0.25, 0.5, 1.0, 1.5, 2.0), episode_length=1000)
     records = [EpisodeRecord(0, cost, 0.0, 1000) for cost in costs]
     assert schedule.scale(records) == scale

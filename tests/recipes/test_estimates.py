@@ -23,7 +23,7 @@ from blocks import (
 )
 from recipes.agents import Config
 from recipes.agents.components import Aggregate
-from recipes.agents.estimates import Estimate, Rollouts, estimate
+from recipes.agents.estimates import Estimate, Rollouts, estimate, reach_weights
 from recipes.cerl_full import CERL, ERROR_GROUPS, CERLAgent
 
 FEAT, ACTION, MEMBERS, HORIZON, STARTS, BUDGET = 4, 2, 3, 3, 12, 2.5
@@ -54,6 +54,7 @@ class World:
         self.by_action = torch.randn(MEMBERS, ACTION, FEAT).double()
         self.start = torch.randn(STARTS, FEAT).double()
         self.noise = torch.randn(HORIZON, STARTS, ACTION).double()
+        self.weight = reach_weights(torch.rand(MEMBERS, HORIZON, STARTS).double())
 
     def roll_out(self, copies: dict[str, Tensor] | None = None) -> Rollouts:
         """Act with copies of the policy's parameters, or with the policy."""
@@ -70,6 +71,7 @@ class World:
             feat=torch.stack(feats, 1),
             returns=torch.stack(returns, 1),
             cost_returns=torch.stack(costs, 1),
+            weight=self.weight,
             entropy=-torch.stack(log_probs).mean(),
         )
 
@@ -83,6 +85,10 @@ class World:
         copies = stack_parameters(self.actor, MEMBERS * (GROUPS if level else 1))
         rollouts = self.roll_out(copies)
         return estimate(gain_of(rollouts), rollouts, copies, aggregate, budget=BUDGET, level=level)
+
+
+def weighted_costs(rollouts: Rollouts) -> Tensor:
+    return rollouts.cost_returns * rollouts.weight
 
 
 def gain_of(rollouts: Rollouts) -> Tensor:
@@ -99,7 +105,7 @@ def gain_of(rollouts: Rollouts) -> Tensor:
 def test_each_members_cost_and_gradient_are_those_of_a_pass_for_it(level: float, seed: int) -> None:
     world = World(seed)
     found = world.estimate(of_policy(worst_case), level=level)
-    costs = world.roll_out().cost_returns.mean((1, 2)) / BUDGET
+    costs = weighted_costs(world.roll_out()).mean((1, 2)) / BUDGET
     torch.testing.assert_close(found.member_costs, costs.detach())
     expected = torch.stack([world.gradient(cost) for cost in costs])
     torch.testing.assert_close(found.member_gradients, expected)
@@ -115,7 +121,7 @@ def test_what_is_constrained_has_the_gradient_that_autograd_finds(
 ) -> None:
     world = World(seed)
     found = world.estimate(aggregate, level=level)
-    cost = aggregate(world.roll_out().cost_returns / BUDGET)
+    cost = aggregate(weighted_costs(world.roll_out()) / BUDGET)
     torch.testing.assert_close(found.cost, cost.detach())
     assert not found.cost.requires_grad
     expected = torch.stack([world.gradient(value) for value in cost.reshape(-1)])
@@ -132,7 +138,8 @@ def test_the_gain_has_the_gradient_that_autograd_finds(level: float, seed: int) 
     gain = gain_of(rollouts)
     torch.testing.assert_close(found.gain, gain.detach())
     torch.testing.assert_close(found.gain_gradient, world.gradient(gain))
-    torch.testing.assert_close(found.mean_return, rollouts.returns.mean().detach())
+    mean_return = (rollouts.returns * rollouts.weight).mean()
+    torch.testing.assert_close(found.mean_return, mean_return.detach())
     torch.testing.assert_close(found.entropy, rollouts.entropy.detach())
 
 
@@ -153,7 +160,7 @@ def test_an_optimiser_steps_as_if_it_had_the_graph(name: str) -> None:
             gain, cost = world.estimate(aggregate, level=0.9).differentiable(world.actor)
         else:
             rollouts = world.roll_out()
-            gain, cost = gain_of(rollouts), aggregate(rollouts.cost_returns / BUDGET)
+            gain, cost = gain_of(rollouts), aggregate(weighted_costs(rollouts) / BUDGET)
         step = optimizer.step(gain, cost, 5.0)
         assert step.feasible
         assert float(step.step_length) > 0
@@ -170,7 +177,7 @@ def test_errors_are_those_of_the_groups_of_start_states(seed: int, level: float)
     """Of the member with the largest: costs and gradients of each group by a pass for it."""
     world = World(seed)
     found = world.estimate(of_policy(worst_case), level=level)
-    states = world.roll_out().cost_returns.mean(1) / BUDGET
+    states = weighted_costs(world.roll_out()).mean(1) / BUDGET
     costs = torch.stack([part.mean(1) for part in states.chunk(GROUPS, dim=1)])
     gradients = torch.stack([world.gradient(cost) for cost in costs.flatten()])
     errors = estimation_errors(costs.detach(), gradients.view(GROUPS, MEMBERS, -1), level=level)
@@ -192,6 +199,7 @@ def test_a_policy_whose_starts_are_all_alike_has_no_errors(seed: int) -> None:
     world = World(seed)
     world.start = world.start[:1].expand(STARTS, -1)
     world.noise = world.noise[:, :1].expand(-1, STARTS, -1)
+    world.weight = world.weight.mean(2, keepdim=True).expand(-1, -1, STARTS)
     found = world.estimate(of_policy(worst_case), level=0.9)
     assert found.slack_error < 1e-12
     assert found.slope_error < 1e-12
@@ -229,7 +237,7 @@ def test_rounding_hides_no_member(seed: int) -> None:
     copies = {"weight": torch.ones(MEMBERS * GROUPS, 1, requires_grad=True)}
     by_start = copies["weight"].repeat_interleave(STARTS // GROUPS, 0).view(MEMBERS, 1, STARTS)
     costs = torch.rand(MEMBERS, HORIZON, STARTS) * by_start
-    rollouts = Rollouts(costs, costs, costs, costs.mean())
+    rollouts = Rollouts(costs, costs, costs, torch.ones_like(costs), costs.mean())
     found = estimate(
         costs.mean(), rollouts, copies, of_policy(worst_case), budget=BUDGET, level=0.9
     )
@@ -267,7 +275,7 @@ def test_the_agents_estimate_is_that_of_brute_force(
     agent.generator.set_state(noise)
     monkeypatch.setattr(agent.critics, "learn", lambda _: None)  # it changes the graph's weights
     found = agent.evaluate(starts, weights)
-    costs = rollouts.cost_returns.mean((1, 2)) / agent.budget
+    costs = weighted_costs(rollouts).mean((1, 2)) / agent.budget
     torch.testing.assert_close(found.member_costs, costs.detach())
     torch.testing.assert_close(found.cost, costs.max().detach())
     parameters = list(agent.actor.parameters())

@@ -15,6 +15,7 @@ def sampled_rows(monkeypatch: pytest.MonkeyPatch, **settings: float) -> torch.Te
     config = Config(smoke=True, **settings)
     with make_environment(config.task, action_repeat=config.action_repeat) as environment:
         agent = CERLAgent(config, environment, CERL())
+    agent.episode_rows = LENGTH  # of a whole episode
     for row in range(EPISODES * LENGTH):
         observation = torch.full((17,), row / LENGTH)
         first = row % LENGTH == 0

@@ -13,7 +13,7 @@ import torch
 from rich.progress import track
 
 from blocks import SequenceReplay, Transitions, make_environment
-from blocks.environments.safety_gymnasium import SafetyEnvironment
+from blocks.environments.episodes import ConstrainedEnvironment
 from recipes.agents import Config
 from recipes.agents.builders import build_replay, sizes
 from recipes.experiments.static_dataset import EVERY, append
@@ -80,7 +80,7 @@ class Walk:
         return np.clip(action, -1, 1).astype(np.float32)
 
 
-def open_environment(config: Config) -> SafetyEnvironment:
+def open_environment(config: Config) -> ConstrainedEnvironment:
     """Open the task with image observations."""
     return make_environment(
         config.task,
@@ -118,7 +118,7 @@ def collect(config: Config, episodes: int, path: Path) -> Path:
 
 
 def record(
-    environment: SafetyEnvironment,
+    environment: ConstrainedEnvironment,
     replay: SequenceReplay,
     walk: Walk,
     truths: dict[str, list[np.ndarray]],
@@ -171,7 +171,7 @@ def constrained(task: Any) -> list[Any]:
     return [kind for kind in task._obstacles if getattr(kind, "is_constrained", False)]
 
 
-def truth_of(environment: SafetyEnvironment) -> dict[str, np.ndarray]:
+def truth_of(environment: ConstrainedEnvironment) -> dict[str, np.ndarray]:
     """Read the robot's velocity and surroundings from the simulator, in the robot's frame."""
     task = environment._inner.task
     agent = task.agent

@@ -1,0 +1,1 @@
+"""Policies to take away: act without the world model, save, load."""
