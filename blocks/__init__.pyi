@@ -12,6 +12,7 @@ from .aggregators import of_policy as of_policy
 from .aggregators import per_state as per_state
 from .aggregators import quantile as quantile
 from .aggregators import worst_case as worst_case
+from .categorical_actor import CategoricalActor as CategoricalActor
 from .critic import Critic as Critic
 from .datasets import fill as fill
 from .datasets import from_minari as from_minari

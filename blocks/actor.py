@@ -52,14 +52,7 @@ class Actor(nn.Module):
                 f"max_std={max_std}; change one of the three"
             )
         self.action_size, self.min_std, self.max_std = action_size, min_std, max_std
-        self.layers = nn.Sequential(
-            nn.Linear(feat_size, hidden_size),
-            nn.LayerNorm(hidden_size),
-            nn.SiLU(),
-            nn.Linear(hidden_size, hidden_size),
-            nn.LayerNorm(hidden_size),
-            nn.SiLU(),
-        )
+        self.layers = hidden_layers(feat_size, hidden_size)
         self.output = nn.Linear(hidden_size, 2 * action_size)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
@@ -76,7 +69,7 @@ class Actor(nn.Module):
             weights: copies of the parameters, see ``stack_parameters``: one for each member, or
                 several, which share the member's batch in equal parts.
         """
-        output = self.output(self.layers(feat)) if weights is None else _stacked(feat, weights)
+        output = self.output(self.layers(feat)) if weights is None else stacked(feat, weights)
         mean, raw = output.chunk(2, dim=-1)
         return mean, self.min_std + (self.max_std - self.min_std) * torch.sigmoid(raw)
 
@@ -116,8 +109,31 @@ class Actor(nn.Module):
         self.sample = cast(Any, torch).compile(self.sample, *args, **kwargs)
 
 
-def _stacked(feat: Tensor, weights: Weights) -> Tensor:
-    """Compute the output layer for ``[member, batch, feat]``, each part by its copy."""
+def hidden_layers(feat_size: int, hidden_size: int) -> nn.Sequential:
+    """Build the hidden layers of an actor, its ``layers``."""
+    return nn.Sequential(
+        nn.Linear(feat_size, hidden_size),
+        nn.LayerNorm(hidden_size),
+        nn.SiLU(),
+        nn.Linear(hidden_size, hidden_size),
+        nn.LayerNorm(hidden_size),
+        nn.SiLU(),
+    )
+
+
+def stacked(
+    feat: Float[Tensor, "member batch feat"], weights: Weights
+) -> Float[Tensor, "member batch output"]:
+    """Compute the linear ``output`` on ``layers`` of an actor, each part by its copy.
+
+    Args:
+        feat: latent features.
+        weights: copies of the parameters, see ``stack_parameters``: one for each member, or
+            several, which share the member's batch in equal parts.
+
+    Raises:
+        ValueError: the batch does not divide among the copies.
+    """
     copies, (members, batch) = len(weights["output.bias"]), feat.shape[:2]
     if copies % members or batch % (copies // members):
         raise ValueError(

@@ -21,6 +21,7 @@ PROMISED = {
     "EnsemblePosterior": ["template", "members", "family", "prior_scale"],
     "WorldModel": ["encoder", "rssm", "decoder", "reward_head", "cost_head"],
     "Actor": ["feat_size", "action_size"],
+    "CategoricalActor": ["feat_size", "action_size"],
     "Critic": ["feat_size", "members"],
     "imagine": ["transition", "policy", "start", "horizon"],
     "stack_parameters": ["module", "copies"],

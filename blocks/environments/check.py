@@ -87,10 +87,23 @@ def _check_spaces(environment: Any, found: Findings) -> tuple[NDArray[Any], NDAr
     if low is not None and high is not None and low.ndim == 1 and (low < high).all():
         low, high = low.astype(np.float32), high.astype(np.float32)
         if np.isfinite((low, high)).all():
+            _check_discrete(environment, low, high, found)
             return low, high
     space = getattr(environment, "action_space", None)
     found["action_space"] = f"got {space}; allowed a box [action], finite, low < high"
     return None
+
+
+def _check_discrete(
+    environment: Any, low: NDArray[Any], high: NDArray[Any], found: Findings
+) -> None:
+    discrete: Any = getattr(environment, "discrete", False)
+    unit = not low.any() and (high == 1).all()
+    if not isinstance(discrete, bool) or (discrete and not unit):
+        found["discrete"] = (
+            f"got {discrete!r} with the action_space {environment.action_space}; allowed False, or "
+            "True with the box [0, 1]^n of n actions"
+        )
 
 
 def _bounds(environment: Any, name: str) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:

@@ -9,7 +9,7 @@ from blocks.environments.arguments import require_finite, require_integer
 from blocks.environments.costs import Costs, CostSource
 from blocks.environments.episodes import Action, ConstrainedEnvironment, Observation
 from blocks.environments.offscreen_viewer import Frame
-from blocks.environments.spaces import Wrapper, action_box, observation_box
+from blocks.environments.spaces import Discrete, Wrapper, action_box, observation_box
 
 
 def constrained(
@@ -24,15 +24,16 @@ def constrained(
 
     Args:
         env: a Gymnasium environment, 0.28 to 1.x, whose ``step`` returns five values, or six with
-            the cost in third place. Actions: a Box with finite bounds. Observations: 64x64x3
-            bytes, or anything of fixed size, which is flattened to a float32 vector.
+            the cost in third place. Actions: a Box with finite bounds, or Discrete, of which the
+            largest entry of an action in [0, 1]^n chooses one. Observations: 64x64x3 bytes, or
+            anything of fixed size, which is flattened to a float32 vector.
         cost: where the cost comes from:
 
             - None: the third of six values, or else ``info["cost"]``;
             - "key": ``info["key"]``;
             - a function ``(observation, action, next_observation, info) -> cost`` of one
-              environment step, with the observations as ``env`` gives them; it must not look at
-              ``env``, which a copy of the task does not share;
+              environment step, with observations and action as ``env`` gives and takes them; it
+              must not look at ``env``, which a copy of the task does not share;
             - {"name": "key" or function, ...}: several named costs.
         episode_length: environment steps in an episode; None: the environment's own limit. The
             smaller one counts.
@@ -82,7 +83,7 @@ class GymnasiumEnvironment(ConstrainedEnvironment):
         seed: int,
     ) -> None:
         observations, self._convert = observation_box(inner.observation_space)
-        actions = action_box(inner.action_space, seed)
+        actions, self._as_taken = action_box(inner.action_space, seed)
         limit = shortest(episode_length, *step_limits(inner))
         if limit is None:
             raise ValueError(
@@ -105,7 +106,7 @@ class GymnasiumEnvironment(ConstrainedEnvironment):
             "episode_length": episode_length,
             "action_repeat": action_repeat,
         }
-        self._action_shape, self._action_type = inner.action_space.shape, inner.action_space.dtype
+        self.discrete = isinstance(inner.action_space, Discrete)
         self.render_mode = inner.render_mode if inner.render_mode == "rgb_array" else None
         fps = inner.metadata.get("render_fps") or 30
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": fps}
@@ -149,8 +150,8 @@ class GymnasiumEnvironment(ConstrainedEnvironment):
         require_finite("observation", observation)
         return observation
 
-    def _step_inner(self, action: Action) -> tuple[Any, ...]:
-        return self._inner.step(action.reshape(self._action_shape).astype(self._action_type))
+    def _for_task(self, action: Action) -> Any:
+        return self._as_taken(action)
 
     def _made_by(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         return GymnasiumEnvironment, (self._inner,), self._options

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-CostFunction = Callable[[Any, NDArray[Any], Any, dict[str, Any]], Any]
+CostFunction = Callable[[Any, Any, Any, dict[str, Any]], Any]
 """``function(observation, action, next_observation, info)`` returns a cost, or several."""
 
 CostSource = (
@@ -66,7 +66,7 @@ class Costs:
     def read(
         self,
         observation: Any,
-        action: NDArray[Any],
+        action: Any,
         following: Any,
         info: dict[str, Any],
         reported: Any = None,
@@ -75,7 +75,7 @@ class Costs:
 
         Args:
             observation: observation before the step.
-            action: ``[action]``.
+            action: what the task was given: ``[action]``, or the index of a discrete one.
             following: observation after the step.
             info: the step's info.
             reported: the cost that ``step`` itself returned, if any.

@@ -50,7 +50,10 @@ class ConstrainedEnvironment(gymnasium.Env[Observation, Action]):
         action_repeat: environment steps per action.
         episode_index: index of the episode that the next ``reset`` starts.
         cost_names: names of the costs, in the order of ``info["costs"]``.
+        discrete: whether an action's largest entry chooses one of the task's actions.
     """
+
+    discrete: bool = False
 
     def __init__(
         self,
@@ -138,11 +141,14 @@ class ConstrainedEnvironment(gymnasium.Env[Observation, Action]):
         terminated, truncated, unstable, inner_steps = False, False, False, 0
         info: dict[str, Any] = {}
         while inner_steps < self.action_repeat and not (terminated or truncated):
-            following, gained, *reported, ended, cut, report = self._step_inner(action)
+            following, gained, *reported, ended, cut, report = self._step_inner(
+                self._for_task(action)
+            )
             unstable = truncated = self._simulator.exploded()
             if unstable:
                 break
-            added = self._costs.read(self._raw, action, following, report, *reported)
+            given = self._for_task(action)  # anew: some tasks change what they are given
+            added = self._costs.read(self._raw, given, following, report, *reported)
             costs = [cost + more for cost, more in zip(costs, added, strict=True)]
             self._remember(following)
             raw, terminated = following, bool(ended)
@@ -186,7 +192,11 @@ class ConstrainedEnvironment(gymnasium.Env[Observation, Action]):
     def _reset_inner(self, seed: int) -> tuple[Any, dict[str, Any]]:
         return self._inner.reset(seed=seed)
 
-    def _step_inner(self, action: Action) -> tuple[Any, ...]:
+    def _for_task(self, action: Action) -> Any:
+        """Convert an action to what the task, and costs of the transition, are given."""
+        return action
+
+    def _step_inner(self, action: Any) -> tuple[Any, ...]:
         """Take an environment step; five values, or Safety-Gymnasium's six with the cost."""
         return self._inner.step(action)
 

@@ -35,6 +35,9 @@ class Environment(Protocol):
     An environment with several costs also has ``cost_names: tuple[str, ...]`` and reports them in
     that order as ``info["costs"]``, float64 ``[constraint]``; ``info["cost"]`` is their sum. Read
     both with ``cost_names_of`` and ``costs_of``, which also take environments with one cost.
+
+    An environment with n discrete actions has ``discrete = True`` and the action space [0, 1]^n: an
+    action's largest entry, the first of equal ones, chooses. Policies then give one-hot vectors.
     """
 
     episode_length: int

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from gymnasium import Wrapper as Wrapper
 from gymnasium.spaces import Box as Box
+from gymnasium.spaces import Discrete as Discrete
 from gymnasium.spaces.utils import flatten, flatten_space
 from numpy.typing import NDArray
 
@@ -47,20 +48,24 @@ def observation_box(space: Any) -> tuple[Box, Callable[[Any], NDArray[Any]]]:
     return Box(low, high, dtype=np.float32), as_vector
 
 
-def action_box(space: Any, seed: int) -> Box:
-    """Return the box ``[action]`` of a task's actions, flattened to one axis.
+def action_box(space: Any, seed: int) -> tuple[Box, Callable[[NDArray[np.float32]], Any]]:
+    """Return the box ``[action]`` of a task's actions, and what converts one to the task's.
 
     Args:
-        space: a ``Box`` of floats with finite bounds.
+        space: a ``Box`` of floats with finite bounds, flattened to one axis; or ``Discrete(n)``,
+            whose box is [0, 1]^n: the largest entry chooses the action, the first of equal ones.
         seed: of ``sample``.
 
     Raises:
         ValueError: another space, or bounds that are infinite or equal.
     """
+    if isinstance(space, Discrete):
+        start = space.start
+        return Box(0, 1, (int(space.n),), np.float32, seed=seed), lambda a: start + a.argmax()
     if not isinstance(space, Box) or not np.issubdtype(space.dtype, np.floating):
         raise ValueError(
-            f"action_space: got {space}; allowed a Box of floats; wrap the environment in a "
-            "gymnasium.ActionWrapper that maps such a Box to its actions"
+            f"action_space: got {space}; allowed a Box of floats or Discrete; wrap the environment "
+            "in a gymnasium.ActionWrapper that maps one of these to its actions"
         )
     low, high = space.low.astype(np.float32).ravel(), space.high.astype(np.float32).ravel()
     if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
@@ -68,7 +73,8 @@ def action_box(space: Any, seed: int) -> Box:
             f"action_space: got the bounds {low.tolist()} and {high.tolist()}; allowed finite "
             "ones, low < high; wrap the environment in a gymnasium.ActionWrapper with such a Box"
         )
-    return Box(low, high, dtype=np.float32, seed=seed)
+    shape, dtype = space.shape, space.dtype
+    return Box(low, high, dtype=np.float32, seed=seed), lambda a: a.reshape(shape).astype(dtype)
 
 
 def _as_bytes(observation: Any) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from blocks.actor import Actor
+from blocks.categorical_actor import CategoricalActor
 from blocks.rssm import RSSM
 from blocks.types import State
 
@@ -51,7 +52,7 @@ class LatentPolicy(nn.Module):
         normalizer: nn.Module,
         encoder: nn.Module,
         rssm: RSSM,
-        actor: Actor,
+        actor: Actor | CategoricalActor,
         *,
         low: ArrayLike,
         high: ArrayLike,
@@ -85,7 +86,8 @@ class LatentPolicy(nn.Module):
             observation: ``[*observation_shape]``; images are bytes.
 
         Returns:
-            Action ``[action]``, from ``low`` to ``high``.
+            Action ``[action]``, from ``low`` to ``high``. Of a ``CategoricalActor`` its largest
+            entry is the index of the action chosen.
 
         Raises:
             ValueError: wrong shape or dtype, NaN or infinity.

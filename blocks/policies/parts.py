@@ -7,6 +7,7 @@ from typing import Any, cast
 from torch import nn
 
 from blocks.actor import Actor
+from blocks.categorical_actor import CategoricalActor
 from blocks.encoders import ImageEncoder, VectorEncoder
 from blocks.latents import CategoricalLatent, GaussianLatent
 from blocks.normalizer import Normalizer
@@ -53,12 +54,22 @@ def _actor(part: Actor) -> dict[str, Any]:
     }
 
 
+def _categorical_actor(part: CategoricalActor) -> dict[str, Any]:
+    first = cast(nn.Linear, part.layers[0])
+    return {
+        "feat_size": first.in_features,
+        "action_size": part.action_size,
+        "hidden_size": first.out_features,
+        "uniform": part.uniform,
+    }
+
+
 ALLOWED: dict[str, dict[type[Any], Callable[[Any], dict[str, Any]]]] = {
     "normalizer": {Normalizer: _normalizer, nn.Identity: lambda part: {}},
     "encoder": {VectorEncoder: _vector_encoder, ImageEncoder: _image_encoder},
     "rssm": {RSSM: _rssm},
     "latent": {GaussianLatent: dataclasses.asdict, CategoricalLatent: dataclasses.asdict},
-    "actor": {Actor: _actor},
+    "actor": {Actor: _actor, CategoricalActor: _categorical_actor},
 }
 """Classes that a file may name for each part, and how to find their constructor's arguments."""
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import blocks
-from blocks import Actor, Critic, Environment, WorldModel
+from blocks import Actor, CategoricalActor, Critic, Environment, WorldModel
 from blocks.optimizers.smoothness import Smoothness
 from recipes.agents.config import Config
 
@@ -20,6 +20,7 @@ def build_environment(config: Config, seed: int) -> Environment:
         observation=config.observation,
         action_repeat=config.action_repeat,
         image_quality=config.image_quality,
+        cost=config.cost,
     )
 
 
@@ -91,9 +92,11 @@ def build_cost_head(config: Config, environment: Environment) -> blocks.CostHead
     )
 
 
-def build_actor(config: Config, environment: Environment) -> Actor:
+def build_actor(config: Config, environment: Environment) -> Actor | CategoricalActor:
+    """Build the policy: of one-hot actions if the environment's are discrete."""
     _, action_size = sizes(environment)
-    return Actor(config.model.feat_size, action_size, hidden_size=config.model.hidden_size)
+    kind = CategoricalActor if getattr(environment, "discrete", False) else Actor
+    return kind(config.model.feat_size, action_size, hidden_size=config.model.hidden_size)
 
 
 def build_critic(config: Config, unit: float) -> Critic:
@@ -107,7 +110,9 @@ def build_critic(config: Config, unit: float) -> Critic:
     )
 
 
-def build_lbsgd(actor: Actor, config: Config, smoothness: Smoothness | None = None) -> blocks.LBSGD:
+def build_lbsgd(
+    actor: nn.Module, config: Config, smoothness: Smoothness | None = None
+) -> blocks.LBSGD:
     """Build LBSGD with Adam's direction; ``smoothness`` replaces the configured constant."""
     c, rate = config.safety, config.policy.actor_learning_rate
     return blocks.LBSGD(

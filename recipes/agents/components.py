@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import blocks
-from blocks import Actor, Critic, Environment, WorldModel
+from blocks import Actor, CategoricalActor, Critic, Environment, WorldModel
 from blocks.posteriors.ensemble import MakeFamily
 from recipes.agents import builders
 from recipes.agents.builders import Shape
@@ -20,7 +20,8 @@ Aggregate = Callable[[Tensor], Tensor]
 """From the members' returns ``[member, horizon, batch]`` to a scalar in the same unit; as a
 constraint also to a vector ``[constraints]``."""
 MakeAgent = Callable[[Config, Environment, "Components"], Agent]
-MakeOptimizer = Callable[[Actor, Config], blocks.ConstrainedOptimizer]
+MakeOptimizer = Callable[[Any, Config], blocks.ConstrainedOptimizer]
+"""From the actor, a module whose parameters it moves, and the configuration."""
 
 GAUSSIAN = blocks.GaussianLatent()
 pessimistic: Aggregate = blocks.of_policy(blocks.worst_case)
@@ -61,7 +62,7 @@ class Components:
     posterior: MakeFamily = blocks.Particles
     """Family of the posterior over transition and cost weights: a class."""
 
-    actor: Callable[[Config, Environment], Actor] = builders.build_actor
+    actor: Callable[[Config, Environment], Actor | CategoricalActor] = builders.build_actor
     critic: Callable[[Config, float], Critic] = builders.build_critic
     """From configuration and the unit of a value that matters."""
     objective: Aggregate = torch.mean

@@ -168,7 +168,11 @@ class Config:
     smoke: bool = False
     """Use tiny sizes, to check in a minute that everything works."""
     task: str = "SafetyHalfCheetahVelocity-v1"
-    """Safety-Gymnasium task."""
+    """Safety-Gymnasium task, or any id that Gymnasium has registered ("module:id" imports the
+    module first)."""
+    cost: str | None = None
+    """Key of `info` that holds the cost, such as cost_hazards; by default Safety-Gymnasium's total,
+    and `cost` of other tasks."""
     observation: Literal["vector", "image"] = "vector"
     """The task's features, or 64x64 images from the robot's camera (on velocity tasks from the
     camera that follows the body)."""

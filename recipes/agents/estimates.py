@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blocks import (
-    Actor,
     Watched,
     estimation_errors,
     member_gradients,
@@ -46,7 +45,7 @@ class Estimate(NamedTuple):
     mean_return: Tensor  # scalar
     entropy: Tensor  # scalar
 
-    def differentiable(self, actor: Actor) -> tuple[Tensor, Tensor]:
+    def differentiable(self, actor: nn.Module) -> tuple[Tensor, Tensor]:
         """Return gain and cost with their gradients attached, for an optimiser of the actor."""
         parameters = [p for p in actor.parameters() if p.requires_grad]
         return (

@@ -177,10 +177,12 @@ class LatentAgent:
         """Return what the newest iterate's episodes cost, in units of their budgets.
 
         A terminated episode has the whole budget. If it was cut off, or the guard ended the
-        policy's part, it has its share.
+        policy's part, it has its share. Without an episode since the policy learned, it is the
+        newest one's cost.
         """
         cost = budget = 0.0
-        for episode in self.replay.episodes_since(self.iterate_row):
+        new = self.replay.episodes_since(self.iterate_row) or [self.replay.newest_episode()]
+        for episode in new:
             steps = max(1, episode.cost.shape[1] - 1)
             whole = bool(episode.terminated[0, -1])
             cost += float(episode.cost.sum())
@@ -202,7 +204,8 @@ class LatentAgent:
         Args:
             when: part of the metrics' names.
         """
-        rows = min(self.replay.added - self.iterate_row, self.episode_rows)
+        rows = min(self.replay.added - self.iterate_row, self.episode_rows) or self.episode_rows
+        rows = min(rows, len(self.replay))
         first = torch.tensor([self.replay.added - rows])
         newest = self.on_device(self.replay.gather(first, rows))
         state = self.model.filter(newest, torch.Generator().manual_seed(0)).state

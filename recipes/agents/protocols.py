@@ -113,6 +113,9 @@ class Guard(Protocol):
 
 
 def zero_action(environment: Environment) -> Policy:
-    """Build the default fallback, which keeps to the middle of every actuator's range."""
+    """Build the default fallback: the middle of every actuator's range.
+
+    Of discrete actions it is the first one, since all entries are equal.
+    """
     rest = np.zeros(environment.action_space.shape or (), np.float32)
     return lambda observation: rest
