@@ -12,6 +12,9 @@ from torch import Tensor, nn
 class Critic(nn.Module):
     """Value functions ``[member, *batch, feat] -> [member, *batch]``, one network per member.
 
+    With a ``size`` it predicts a vector of values, ``[member, *batch, size]``: one for each
+    constraint.
+
     The policy has a different value under each member's dynamics, so a pessimistic choice between
     members must not bootstrap from a shared value. The network predicts ``value / unit``. Choose
     the unit so that this is of order one: the discounted budget for costs, ``1 / (1 - discount)``
@@ -20,7 +23,8 @@ class Critic(nn.Module):
     Args:
         feat_size: size of the latent features.
         members: number of value functions.
-        unit: size of a typical value, > 0.
+        unit: a typical value, > 0.
+        size: number of values; None: one, without an axis for it.
         hidden_size: width of the hidden layers.
         target_rate: step of the target weights towards the trained ones at ``update_target``.
 
@@ -34,13 +38,14 @@ class Critic(nn.Module):
         *,
         members: int = 1,
         unit: float = 1.0,
+        size: int | None = None,
         hidden_size: int = 128,
         target_rate: float = 0.02,
     ) -> None:
         super().__init__()
         if not unit > 0:
             raise ValueError(f"unit: got {unit}; allowed above 0; give a typical value")
-        self.unit = unit
+        self.unit, self.size = unit, size
         self.target_rate = target_rate
         self.weights = nn.ParameterDict(
             {
@@ -48,26 +53,26 @@ class Critic(nn.Module):
                 "bias1": torch.zeros(members, 1, hidden_size),
                 "hidden2": torch.randn(members, hidden_size, hidden_size) / math.sqrt(hidden_size),
                 "bias2": torch.zeros(members, 1, hidden_size),
-                "output": torch.zeros(members, hidden_size, 1),
-                "bias3": torch.zeros(members, 1, 1),
+                "output": torch.zeros(members, hidden_size, size or 1),
+                "bias3": torch.zeros(members, 1, size or 1),
             }
         )
         self.target = copy.deepcopy(self.weights).requires_grad_(False)
 
-    def forward(self, feat: Float[Tensor, "member *batch feat"]) -> Float[Tensor, "member *batch"]:
+    def forward(self, feat: Float[Tensor, "member *batch feat"]) -> Float[Tensor, "member *values"]:
         """Predict the value, in the unit of the return."""
         return self.unit * self._scaled(feat, self.weights)
 
     def target_value(
         self, feat: Float[Tensor, "member *batch feat"]
-    ) -> Float[Tensor, "member *batch"]:
+    ) -> Float[Tensor, "member *values"]:
         """Predict the value with the target weights; gradients reach ``feat`` only."""
         return self.unit * self._scaled(feat, self.target)
 
     def loss(
         self,
         feat: Float[Tensor, "member *batch feat"],
-        target: Float[Tensor, "member *batch"],
+        target: Float[Tensor, "member *values"],
         weight: Float[Tensor, "member *batch"] | None = None,
     ) -> Tensor:
         """Compute the Huber error of ``value / unit``, averaged over members and samples.
@@ -79,7 +84,9 @@ class Critic(nn.Module):
         """
         value = self._scaled(feat.detach(), self.weights)
         error = F.smooth_l1_loss(value, target.detach() / self.unit, reduction="none")
-        return (error if weight is None else error * weight).mean()
+        if weight is None:
+            return error.mean()
+        return (error * (weight if self.size is None else weight.unsqueeze(-1))).mean()
 
     @torch.no_grad()
     def update_target(self) -> None:
@@ -93,4 +100,5 @@ class Critic(nn.Module):
         hidden = F.silu(F.layer_norm(hidden, hidden.shape[-1:]))
         hidden = torch.baddbmm(weights["bias2"], hidden, weights["hidden2"])
         hidden = F.silu(F.layer_norm(hidden, hidden.shape[-1:]))
-        return torch.baddbmm(weights["bias3"], hidden, weights["output"]).view(feat.shape[:-1])
+        value = torch.baddbmm(weights["bias3"], hidden, weights["output"])
+        return value.view(*feat.shape[:-1], *(() if self.size is None else (self.size,)))

@@ -6,7 +6,7 @@ A file holds one episode of T agent steps:
 ``observations``  ``[T + 1, ...]``, the first one before any action
 ``actions``       ``[T, action]``, within the environment's bounds
 ``rewards``       ``[T]``; with an action repeat, the sum over the repeated steps
-``costs``         ``[T]``, >= 0, likewise
+``costs``         ``[T]`` or ``[T, constraint]``, >= 0, likewise
 ``terminated``    whether the task ended it: one flag, or ``[T]`` of which the last counts
 ``truncated``     whether it was cut off, likewise
 ================  =================================================================
@@ -35,7 +35,7 @@ class Row(TypedDict):
     observation: NDArray[Any]
     action: NDArray[np.float32]
     reward: float
-    cost: float
+    cost: NDArray[np.float64]
     is_first: bool
     terminated: bool
 
@@ -129,11 +129,12 @@ def episode_rows(episode: Episode, *, low: NDArray[Any], high: NDArray[Any]) -> 
     """Iterate over an episode's rows; the arguments and errors are those of ``fill``."""
     episode = checked(episode, "the episode")
     actions = _scaled(episode.actions, low, high)
+    costs = episode.costs.reshape(len(actions), -1).astype(np.float64)
     yield Row(
         observation=episode.observations[0],
         action=np.zeros(actions.shape[1], np.float32),
         reward=0.0,
-        cost=0.0,
+        cost=np.zeros_like(costs[0]),
         is_first=True,
         terminated=False,
     )
@@ -143,7 +144,7 @@ def episode_rows(episode: Episode, *, low: NDArray[Any], high: NDArray[Any]) -> 
             observation=episode.observations[step + 1],
             action=action,
             reward=float(episode.rewards[step]),
-            cost=float(episode.costs[step]),
+            cost=costs[step],
             is_first=False,
             terminated=episode.terminated and step == last,
         )

@@ -12,7 +12,7 @@ class Episode(NamedTuple):
     observations: NDArray[Any]  # [T + 1, ...]
     actions: NDArray[Any]  # [T, action], within the environment's bounds
     rewards: NDArray[Any]  # [T]
-    costs: NDArray[Any]  # [T], >= 0
+    costs: NDArray[Any]  # [T] or [T, constraint], >= 0
     terminated: bool = False  # whether the task ended it
     truncated: bool = False  # whether it was cut off
 
@@ -42,11 +42,14 @@ def checked(episode: Episode, where: str) -> Episode:
         "actions": steps > 0 and arrays["actions"].shape[1] > 0,
         "observations": arrays["observations"].shape[:1] == (steps + 1,),
         "rewards": arrays["rewards"].shape == (steps,),
-        "costs": arrays["costs"].shape == (steps,),
+        "costs": arrays["costs"].shape[:1] == (steps,)
+        and arrays["costs"].ndim <= 2
+        and arrays["costs"].size > 0,
         "terminated": arrays["terminated"].shape in ((), (steps,)),
         "truncated": arrays["truncated"].shape in ((), (steps,)),
     }
     allowed = {"actions": "[T, action], T >= 1", "observations": "[T + 1, ...]"}
+    allowed["costs"] = "[T] or [T, constraint]"
     for name, right in fits.items():
         if not right:
             raise ValueError(

@@ -5,11 +5,12 @@ the damage of a wrong model in a single episode. It needs no model: it watches t
 episode has incurred.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
 class BudgetGuard(NamedTuple):
-    """Lets the policy act while the episode's cost is below ``share`` of its budget.
+    """Lets the policy act while each of the episode's costs is below ``share`` of its budget.
 
     Cost never falls within an episode, so a tripped guard stays tripped until the episode ends. The
     rest of the budget covers the cost on the way back to safety (a fast body does not stop at
@@ -17,7 +18,7 @@ class BudgetGuard(NamedTuple):
     less than ``(1 - share) * episode_budget``.
 
     Args:
-        episode_budget: cost allowed in one episode.
+        episode_budget: cost allowed in one episode; with several costs ``[constraint]``.
         share: part of the budget that the policy may spend, in (0, 1].
 
     Example:
@@ -26,9 +27,18 @@ class BudgetGuard(NamedTuple):
         (True, False)
     """
 
-    episode_budget: float
+    episode_budget: float | Sequence[float]
     share: float
 
-    def allows(self, episode_cost: float) -> bool:
-        """Return whether the policy may act after the episode has cost ``episode_cost``."""
-        return episode_cost < self.share * self.episode_budget
+    def allows(self, episode_cost: float | Sequence[float]) -> bool:
+        """Return whether the policy may act after the episode has cost ``episode_cost``.
+
+        Args:
+            episode_cost: one number for each budget.
+        """
+        costs, budgets = _vector(episode_cost), _vector(self.episode_budget)
+        return all(cost < self.share * budget for cost, budget in zip(costs, budgets, strict=True))
+
+
+def _vector(values: float | Sequence[float]) -> Sequence[float]:
+    return (values,) if isinstance(values, (int, float)) else values

@@ -1,6 +1,7 @@
 """Heads: latent state -> reward, cost and end of the episode, each with its log-likelihood."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -121,7 +122,7 @@ class ContinueHead(nn.Module):
 
 
 class CostHead(nn.Module):
-    """Latent state -> expected cost >= 0 per agent step; the parameter posterior holds its weights.
+    """Latent state -> expected costs >= 0 per agent step; the posterior holds its weights.
 
     ``cost = softplus(f(feat; w)) + softplus(level + g(stoch; w))``. The first term is a small
     network that fits the observed cost. The second is a Gaussian process,
@@ -143,11 +144,14 @@ class CostHead(nn.Module):
         features: number of Fourier features.
         length_scale: distance over which costs are correlated, > 0, in standard deviations of
             ``stoch``.
-        prior_cost: median cost per agent step far from the data, > 0.
+        constraints: number of costs.
+        prior_cost: median cost per agent step far from the data, > 0; one for all or
+            ``[constraint]``.
         prior_std: spread of the members there, in e-folds of the cost.
 
     Raises:
-        ValueError: the length scale or the prior cost is not above 0.
+        ValueError: the length scale or a prior cost is not above 0, or there is another number of
+            prior costs.
     """
 
     def __init__(
@@ -156,32 +160,42 @@ class CostHead(nn.Module):
         stoch_size: int,
         *,
         hidden_size: int = 64,
+        constraints: int = 1,
         features: int = 256,
         length_scale: float = 4.0,
-        prior_cost: float = 0.05,
+        prior_cost: float | Sequence[float] = 0.05,
         prior_std: float = 2.0,
     ) -> None:
         super().__init__()
-        for name, value in (("length_scale", length_scale), ("prior_cost", prior_cost)):
-            if not value > 0:
-                raise ValueError(f"{name}: got {value}; allowed above 0; give a positive one")
+        costs = [prior_cost] if isinstance(prior_cost, (int, float)) else list(prior_cost)
+        for name, values in (("length_scale", [length_scale]), ("prior_cost", costs)):
+            for value in values:
+                if not value > 0:
+                    raise ValueError(f"{name}: got {value}; allowed above 0; give a positive one")
+        if len(costs) not in (1, constraints):
+            raise ValueError(
+                f"prior_cost: got {len(costs)} numbers; allowed 1, or one for each of the "
+                f"{constraints} constraints; give as many"
+            )
         feat_size = deter_size + stoch_size
         self.stoch_size = stoch_size
-        self.level = math.log(math.expm1(prior_cost))
+        self.level: Tensor
         self.frequency: Tensor
         self.phase: Tensor
         self.stoch_std: Tensor
         self.observed: Tensor
         self.register_buffer("frequency", torch.randn(stoch_size, features) / length_scale)
         self.register_buffer("phase", 2 * math.pi * torch.rand(features))
+        level = torch.tensor(costs, dtype=torch.float64).expm1().log().float()
+        self.register_buffer("level", level.expand(constraints).clone())
         self.register_buffer("stoch_std", torch.ones(()))
         self.register_buffer("observed", torch.zeros(()))
         # These values are the mean of the weights' prior; members deviate from it.
         self.hidden_weight = nn.Parameter(torch.zeros(feat_size, hidden_size))
         self.hidden_bias = nn.Parameter(torch.zeros(1, hidden_size))
-        self.output_weight = nn.Parameter(torch.zeros(hidden_size, 1))
-        self.output_bias = nn.Parameter(torch.full((1, 1), -4.0))
-        self.fourier_weight = nn.Parameter(torch.zeros(features, 1))
+        self.output_weight = nn.Parameter(torch.zeros(hidden_size, constraints))
+        self.output_bias = nn.Parameter(torch.full((1, constraints), -4.0))
+        self.fourier_weight = nn.Parameter(torch.zeros(features, constraints))
         self.prior_std = {
             "hidden_weight": 1 / math.sqrt(feat_size),
             "hidden_bias": 0.5,
@@ -193,15 +207,15 @@ class CostHead(nn.Module):
 
     def forward(
         self, feat: Float[Tensor, "*batch feat"], weights: Weights | None = None
-    ) -> Float[Tensor, "..."]:
-        """Predict the expected cost per agent step.
+    ) -> Float[Tensor, "... constraint"]:
+        """Predict the expected costs per agent step.
 
         Args:
             feat: ``[batch, feat]`` or ``[member, batch, feat]``.
             weights: stacked over members; the module's parameters by default.
 
         Returns:
-            The cost, ``[member, batch]`` with stacked weights.
+            The costs, ``[member, batch, constraint]`` with stacked weights.
         """
         w = dict(self.named_parameters()) if weights is None else weights
         hidden = F.silu(feat @ w["hidden_weight"] + w["hidden_bias"])
@@ -209,7 +223,7 @@ class CostHead(nn.Module):
         stoch = feat[..., -self.stoch_size :] / self.stoch_std
         wave = torch.cos(stoch @ self.frequency + self.phase)
         unknown = (wave * math.sqrt(2 / self.phase.numel())) @ w["fourier_weight"] + self.level
-        return (F.softplus(learned) + F.softplus(unknown)).squeeze(-1)
+        return F.softplus(learned) + F.softplus(unknown)
 
     @torch.no_grad()
     def observe(self, stoch: Float[Tensor, "*batch stoch"]) -> None:

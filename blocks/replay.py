@@ -22,10 +22,10 @@ class SequenceReplay:
     episode has ``is_first`` set. A sequence may cross an episode's boundary: filtering resets its
     state at ``is_first``.
 
-    A row of vectors takes ``4 * (observation_size + action_size + 2) + 2`` bytes, 102 for 17
-    numbers and 6 actions: a million rows take 102 MB. A row of 64x64x3 bytes takes
-    ``12288 + 4 * (action_size + 2) + 2``, 12,306 for 2 actions: a million rows take 12.3 GB. Memory
-    use grows as rows are added.
+    A row of vectors takes ``4 * (observation_size + action_size + 1 + constraints) + 2`` bytes, 102
+    for 17 numbers, 6 actions and one cost: a million rows take 102 MB. One of 64x64x3 bytes takes
+    12,288 for the observation, 12,306 with 2 actions and one cost: a million rows take 12.3 GB.
+    Memory use grows as rows are added.
 
     With a ``folder`` the observations are in a file there and the rest in memory (18 MB for a
     million rows). The file grows by 4096 rows at a time (50 MB of such images); their disk space is
@@ -37,6 +37,7 @@ class SequenceReplay:
             beyond which ``add`` raises. None: every row is kept.
         observation_shape: shape of one observation.
         action_size: size of the action.
+        constraints: number of costs in a row.
         observation_dtype: dtype of an observation (uint8 for images).
         seed: seed of the sampling generator.
         folder: folder for the observations' file; without one they are in memory.
@@ -51,6 +52,7 @@ class SequenceReplay:
         *,
         observation_shape: tuple[int, ...],
         action_size: int,
+        constraints: int = 1,
         observation_dtype: torch.dtype = torch.float32,
         seed: int = 0,
         folder: Path | None = None,
@@ -67,6 +69,7 @@ class SequenceReplay:
             observation_shape=observation_shape,
             observation_dtype=dtype,
             action_size=action_size,
+            constraints=constraints,
             folder=folder,
         )
         self.added = 0
@@ -88,7 +91,7 @@ class SequenceReplay:
         action: NDArray[Any] | Tensor | Sequence[float],
         *,
         reward: float,
-        cost: float,
+        cost: float | NDArray[Any] | Tensor | Sequence[float],
         is_first: bool,
         terminated: bool = False,
     ) -> None:
@@ -98,7 +101,7 @@ class SequenceReplay:
             observation: ``[*observation_shape]``.
             action: ``[action]``, which led to the observation; zero if ``is_first``.
             reward: received on arrival.
-            cost: received on arrival, >= 0.
+            cost: received on arrival, >= 0: ``[constraint]``, or a number if there is one.
             is_first: whether the row starts an episode.
             terminated: whether the observation is terminal.
 
@@ -107,6 +110,7 @@ class SequenceReplay:
                 observation of integers; with a ``folder``, the capacity is reached, the disk is
                 full, or the folder holds another replay's file. Nothing is stored then.
         """
+        cost = (cost,) if isinstance(cost, (int, float)) else cost
         given = (observation, action, reward, cost, is_first, terminated)
         fields = zip(Transitions._fields, given, self._storage.arrays, strict=False)
         row = [self._checked(name, value, array) for name, value, array in fields]
@@ -228,7 +232,7 @@ class SequenceReplay:
         """Return the numbers of the stored rows with a cost, counted since the first ever added."""
         oldest = self.added - len(self)
         costs = self._storage.arrays[Transitions._fields.index("cost")]
-        stored = np.flatnonzero(costs[: len(self)])
+        stored = np.flatnonzero(costs[: len(self)].any(-1))
         return oldest + (stored - oldest) % len(self._storage)
 
     def newest_episode(self) -> Transitions:

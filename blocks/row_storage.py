@@ -26,6 +26,7 @@ class RowStorage:
         observation_shape: shape of one observation.
         observation_dtype: its dtype.
         action_size: size of the action.
+        constraints: number of costs.
         folder: folder for the observations' file; None: they are in memory. With both folder and
             capacity, the storage is no ring: a row beyond the capacity is an error.
     """
@@ -37,6 +38,7 @@ class RowStorage:
         observation_shape: tuple[int, ...],
         observation_dtype: np.dtype[Any],
         action_size: int,
+        constraints: int,
         folder: Path | None,
     ) -> None:
         self._capacity = capacity
@@ -49,7 +51,7 @@ class RowStorage:
             np.zeros((0 if folder else rows, *observation_shape), observation_dtype),
             np.zeros((rows, action_size), np.float32),
             np.zeros(rows, np.float32),
-            np.zeros(rows, np.float32),
+            np.zeros((rows, constraints), np.float32),
             np.zeros(rows, np.bool_),
             np.zeros(rows, np.bool_),
         ]

@@ -17,11 +17,17 @@ class EpisodeRecord(NamedTuple):
     """
 
     iterate: int
-    cost: float  # undiscounted sum, >= 0
+    cost: float  # undiscounted sum, >= 0; of several costs their sum
     episode_return: float  # undiscounted sum
     steps: int  # environment steps, 1 to episode_length
     fallback_steps: int = 0  # of these, steps in which a safe fallback replaced the policy
     terminated: bool = False  # whether the task ended it; else it was cut off
+    costs: tuple[float, ...] = ()  # each of several costs; one alone is ``cost``
+
+    @property
+    def each_cost(self) -> tuple[float, ...]:
+        """The costs ``[constraint]``, also of an episode with one."""
+        return self.costs or (self.cost,)
 
     def budget(self, episode_budget: float | int, episode_length: int) -> float:
         """Return the cost this episode may have: all of the budget if it terminated.
@@ -52,7 +58,10 @@ class Interval(NamedTuple):
 
 
 def safety_summary(
-    episodes: Sequence[EpisodeRecord], *, episode_budget: float | int, episode_length: int
+    episodes: Sequence[EpisodeRecord],
+    *,
+    episode_budget: float | int | Sequence[float | int],
+    episode_length: int,
 ) -> SafetySummary:
     r"""Summarise how often and how far a run exceeded its budget.
 
@@ -67,9 +76,13 @@ def safety_summary(
     For an iterate, the sum of its episodes' costs is compared with the sum of their budgets; for
     whole episodes this compares the mean with d.
 
+    With several costs, each with its budget, a violation is one of any of them. The cost rate is
+    that of their sum, and the regret is summed over them.
+
     Args:
         episodes: every episode since the first step, in any order.
-        episode_budget: d, cost allowed per ``episode_length`` steps, >= 0.
+        episode_budget: d, cost allowed per ``episode_length`` steps, >= 0; with several costs
+            ``[constraint]``.
         episode_length: T, environment steps of a whole episode, >= 1.
 
     Returns:
@@ -77,7 +90,8 @@ def safety_summary(
 
     Raises:
         ValueError: an argument is out of range, or an episode's cost is negative or not finite, its
-            return not finite, or its steps outside 1 to ``episode_length``.
+            return not finite, its steps outside 1 to ``episode_length``, or its costs not one for
+            each budget.
 
     Example:
         >>> episodes = [EpisodeRecord(0, 10.0, 1.0, 1000), EpisodeRecord(0, 30.0, 2.0, 1000)]
@@ -85,7 +99,9 @@ def safety_summary(
         >>> summary.policy_violations, summary.episode_violations, summary.cost_regret
         (0, 1, 5.0)
     """
-    if not (math.isfinite(episode_budget) and episode_budget >= 0):
+    single = isinstance(episode_budget, (int, float))
+    budgets = (episode_budget,) if single else tuple(episode_budget)
+    if not budgets or not all(math.isfinite(budget) and budget >= 0 for budget in budgets):
         raise ValueError(
             f"episode_budget: got {episode_budget}; allowed finite and >= 0; change it"
         )
@@ -93,22 +109,28 @@ def safety_summary(
         raise ValueError(
             f"episode_length: got {episode_length}; allowed 1 and above; give at least 1 step"
         )
-    excess_of: dict[int, list[float]] = {}
+    excess_of: dict[int, list[list[float]]] = {}  # of each iterate and episode: [constraint]
     for index, episode in enumerate(episodes):
-        _check(index, episode, episode_length)
-        excess = episode.cost - episode.budget(episode_budget, episode_length)
+        _check(index, episode, episode_length, len(budgets))
+        excess = [
+            cost - episode.budget(budget, episode_length)
+            for cost, budget in zip(episode.each_cost, budgets, strict=True)
+        ]
         excess_of.setdefault(episode.iterate, []).append(excess)
     excesses = [excess for group in excess_of.values() for excess in group]
     steps = sum(episode.steps for episode in episodes)
     return SafetySummary(
-        policy_violations=sum(math.fsum(group) > 0 for group in excess_of.values()),
-        episode_violations=sum(excess > 0 for excess in excesses),
+        policy_violations=sum(
+            any(math.fsum(excess) > 0 for excess in zip(*group, strict=True))
+            for group in excess_of.values()
+        ),
+        episode_violations=sum(max(excess) > 0 for excess in excesses),
         cost_rate=math.fsum(episode.cost for episode in episodes) / max(steps, 1),
-        cost_regret=math.fsum(max(0.0, excess) for excess in excesses),
+        cost_regret=math.fsum(max(0.0, each) for excess in excesses for each in excess),
         environment_steps=steps,
         episodes=len(episodes),
         policies=len(excess_of),
-        worst_episode_cost=float(max((episode.cost for episode in episodes), default=0.0)),
+        worst_episode_cost=float(max((max(e.each_cost) for e in episodes), default=0.0)),
     )
 
 
@@ -175,12 +197,18 @@ def _cdf(count: int, trials: int, rate: float) -> float:
     )
 
 
-def _check(index: int, episode: EpisodeRecord, episode_length: int) -> None:
-    if not (math.isfinite(episode.cost) and episode.cost >= 0):
+def _check(index: int, episode: EpisodeRecord, episode_length: int, constraints: int) -> None:
+    if len(episode.each_cost) != constraints:
         raise ValueError(
-            f"cost of episode {index}: got {episode.cost}; allowed finite and >= 0; "
-            "check the environment"
+            f"costs of episode {index}: got {len(episode.each_cost)}; allowed {constraints}, one "
+            "for each budget; give as many budgets as costs"
         )
+    for cost in (episode.cost, *episode.costs):
+        if not (math.isfinite(cost) and cost >= 0):
+            raise ValueError(
+                f"cost of episode {index}: got {cost}; allowed finite and >= 0; "
+                "check the environment"
+            )
     if not math.isfinite(episode.episode_return):
         raise ValueError(
             f"episode_return of episode {index}: got {episode.episode_return}; allowed finite; "

@@ -50,14 +50,15 @@ class Transitions(NamedTuple):
     """A batch of sequences from the replay, ``[*batch, time, ...]``.
 
     Row t holds an observation, the action that led to it, and the reward and cost received on
-    arrival. At ``is_first`` these three are zero. ``row`` counts rows since the first ever stored;
-    it decides which members see the row.
+    arrival. At ``is_first`` these three are zero. Costs are a vector, one number for each
+    constraint. ``row`` counts rows since the first ever stored; it decides how much each member
+    makes of the row.
     """
 
     observation: Tensor
     action: Float[Tensor, "*batch time action"]
     reward: Float[Tensor, "*batch time"]
-    cost: Float[Tensor, "*batch time"]
+    cost: Float[Tensor, "*batch time constraint"]
     is_first: Tensor
     terminated: Tensor
     row: Int[Tensor, "*batch time"]

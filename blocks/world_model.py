@@ -133,19 +133,19 @@ class WorldModel(nn.Module):
         return lambda state, action: self.rssm.transition(state, action, dynamics)
 
     def cost(self, feat: Float[Tensor, "*batch feat"], weights: Weights) -> Tensor:
-        """Predict the expected cost per agent step.
+        """Predict the expected costs per agent step.
 
         Args:
             feat: ``[member, ..., feat]``, or ``[batch, feat]`` shared by all members.
             weights: stacked weights of the members.
 
         Returns:
-            The cost, ``[member, ...]``.
+            The costs, ``[member, ..., constraint]``.
         """
         stacked = select(weights, "cost")
         flat = feat if feat.dim() == 2 else feat.flatten(1, -2)
         cost = self.cost_head(flat, stacked)
-        return cost if feat.dim() == 2 else cost.view(feat.shape[:-1])
+        return cost if feat.dim() == 2 else cost.view(*feat.shape[:-1], -1)
 
     def reward(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch"]:
         """Predict the expected reward per agent step."""
@@ -229,8 +229,8 @@ class WorldModel(nn.Module):
     def _cost_loss(
         self, feat: Tensor, data: Transitions, weights: Weights, weighting: Tensor
     ) -> Tensor:
-        mean_cost = self.cost(feat.flatten(0, 1), weights).view(weighting.shape)
-        return -(CostHead.log_prob(mean_cost, data.cost) * weighting).mean()
+        mean_cost = self.cost(feat.flatten(0, 1), weights).view(*weighting.shape, -1)
+        return -(CostHead.log_prob(mean_cost, data.cost).sum(-1) * weighting).mean()
 
     def _transition_loss(
         self, out: Filtered, action: Tensor, weights: Weights, weighting: Tensor

@@ -47,14 +47,14 @@ CHECKED_STARTS = 64
 class CERLAgent(LatentAgent):
     """Acts in its latent state, fits world models, improves its policy in the safe set."""
 
-    STATEFUL = (*LatentAgent.STATEFUL, "critics", "optimizer", "margin")
+    STATEFUL = (*LatentAgent.STATEFUL, "critics", "optimizer")
 
     def __init__(self, config: Config, environment: Environment, parts: Components) -> None:
         super().__init__(config, environment, parts)
-        self.critics = Critics(config, parts, self.budget, self.device)
+        self.critics = Critics(config, parts, len(self.cost_names), self.device)
         self.optimizer = parts.optimizer(self.actor, config)
-        self.margin = parts.margin(config)
-        self.predicted_cost: float | None = None  # of an episode, in budgets
+        self.margins = [parts.margin(config) for _ in self.cost_names]
+        self.predicted_costs: list[float] | None = None  # of an episode, in budgets
         if self.device.type == "cuda":
             record_updates(self)
 
@@ -72,7 +72,7 @@ class CERLAgent(LatentAgent):
             c.actor_learning_rate_end - c.actor_learning_rate
         )
         self.move_margin()
-        new = self.judge_newest_states("new") | {"new_cost": self.newest_cost()}
+        new = self.judge_newest_states("new") | {"new_cost": max(self.newest_costs())}
         fitted = self.fit_posterior(updates)
         learned = self.judge_newest_states("learned")
         self.iterate_row = self.replay.added
@@ -80,56 +80,68 @@ class CERLAgent(LatentAgent):
         return fitted | improved | self.disagreement() | new | learned
 
     def move_margin(self) -> None:
-        """Compare the newest episode's cost with what was predicted for its policy."""
-        if self.predicted_cost is not None:
-            self.margin.update(self.predicted_cost, self.newest_cost())
+        """Compare the newest iterate's costs with what was predicted for its policy."""
+        for margin, predicted, realised in zip(
+            self.margins, self.predicted_costs or (), self.newest_costs(), strict=False
+        ):
+            margin.update(predicted, realised)
+
+    def allowed(self) -> Tensor:
+        """Return the cost that may be predicted, ``[constraint]`` in budgets."""
+        allowed = [margin.allowed(1.0) for margin in self.margins]
+        return torch.tensor(allowed, device=self.device)
 
     def improve_policy(self, updates: int) -> Metrics:
         """Ascend the log barrier of return and worst-case cost return."""
         weights, starts = self.sample_posterior(), self.start_states()
         old = [x.detach().clone() for x in self.actor.parameters()]
-        cost_before = self.cost_ahead(starts, weights)
+        costs_before, allowed = self.costs_ahead(starts, weights), self.allowed()
         metrics: list[Metrics] = []
+        costs: list[Tensor] = []  # constrained, and of the worst member
         for _ in range(updates):
             estimate = self.evaluate(self.sample_starts(starts), weights)
             with record_function("policy step"):
-                step = self.step(estimate, allowed=self.margin.allowed(1.0))
-            metrics.append(policy_metrics(step, estimate))
-        last = average(metrics[-LAST_UPDATES:])
-        self.predicted_cost = min(last["cost"], last["cost_worst"])
-        kept = self.look_ahead(old, cost_before, starts, weights)
-        return average(metrics) | {"allowed": self.margin.allowed(1.0)} | kept
+                step = self.step(estimate, allowed)
+            metrics.append(policy_metrics(step, estimate, self.cost_names))
+            costs.append(torch.stack([estimate.by_constraint(), estimate.member_costs.amax(1)]))
+        self.predicted_costs = torch.stack(costs[-LAST_UPDATES:]).mean(0).amin(0).tolist()
+        kept = self.look_ahead(old, costs_before, starts, weights)
+        return average(metrics) | {"allowed": float(allowed.min())} | kept
 
     def look_ahead(
-        self, old: list[Tensor], cost_before: float, starts: State, weights: Weights
+        self, old: list[Tensor], costs_before: Tensor, starts: State, weights: Weights
     ) -> Metrics:
         """Go back towards the old policy while the new one costs more ahead than is allowed.
 
-        It may cost as much as the old one, ``cost_before``: model and data have changed since that
+        It may cost as much as the old one, ``costs_before``: model and data have changed since that
         was accepted.
         """
         if not self.config.policy.check_horizon:
             return {}
-        limit = max(self.margin.allowed(1.0), cost_before)
-        costs: list[float] = []
+        limits = torch.maximum(self.allowed(), costs_before)
+        costs: list[Tensor] = []
 
         def accepts() -> bool:
-            costs.append(self.cost_ahead(starts, weights))
-            return costs[-1] <= limit
+            costs.append(self.costs_ahead(starts, weights))
+            return bool((costs[-1] <= limits).all())
 
         kept = backtrack(self.actor.parameters(), old, accepts)
-        return {"cost_ahead": costs[0], "cost_ahead_before": cost_before, "step_kept": kept}
+        return {
+            "cost_ahead": float(costs[0].max()),
+            "cost_ahead_before": float(costs_before.max()),
+            "step_kept": kept,
+        }
 
     @torch.no_grad()
-    def cost_ahead(self, starts: State, weights: Weights) -> float:
-        """Imagine the policy over the check's horizon and return its cost in the second half.
+    def costs_ahead(self, starts: State, weights: Weights) -> Tensor:
+        """Imagine the policy over the check's horizon and return its costs in the second half.
 
-        It is that of the worst member, in budgets of an episode at this rate. The noise is the same
-        at each call, so that policies differ only by what they do.
+        Each is that of the worst member, in budgets of an episode at this rate. The noise is the
+        same at each call, so that policies differ only by what they do.
         """
         horizon = self.config.policy.check_horizon
         if not horizon:
-            return 0.0
+            return torch.zeros_like(self.budgets)
         source = torch.Generator(self.device).manual_seed(0)
         chosen = torch.randint(
             len(starts.deter), (CHECKED_STARTS,), generator=source, device=self.device
@@ -143,18 +155,18 @@ class CERLAgent(LatentAgent):
             generator=source,
         )
         late = imagined.state.feat[:, horizon // 2 + 1 :]
-        costs = self.model.cost(late, weights).mean((1, 2)) / self.cost_rate
-        return float(costs.max())
+        return self.model.cost(late, weights).mean((1, 2)).amax(0) / self.cost_rates
 
-    def step(self, estimate: Estimate, allowed: float) -> ConstrainedStep:
-        """Step so that the cost stays below ``allowed`` budgets, under every member if LBSGD."""
+    def step(self, estimate: Estimate, allowed: Tensor) -> ConstrainedStep:
+        """Step so that the costs stay below ``allowed`` budgets, under every member if LBSGD."""
         gain, cost = estimate.differentiable(self.actor)
+        limits = estimate.limits(allowed)
         if not isinstance(self.optimizer, LBSGD):
-            return self.optimizer.step(gain, cost, allowed)
+            return self.optimizer.step(gain, cost, limits)
         return self.optimizer.step(
             gain,
             cost,
-            allowed,
+            limits,
             slack_error=estimate.slack_error,
             slope_error=estimate.slope_error,
             watched=estimate.watched(allowed),
@@ -180,7 +192,6 @@ class CERLAgent(LatentAgent):
                 rollouts,
                 copies,
                 self.parts.aggregate,
-                budget=self.budget,
                 level=level,
             )
         self.critics.learn(rollouts)
@@ -206,7 +217,7 @@ class CERLAgent(LatentAgent):
             returns, cost_returns = self.critics.returns(
                 feat,
                 reward=lambda: self.model.reward(arrived),
-                cost=lambda: self.model.cost(arrived, weights),
+                cost=lambda: self.model.cost(arrived, weights) / self.budgets,
                 cont=cont,
             )
         weight = reach_weights(cont)
@@ -224,12 +235,15 @@ class CERLAgent(LatentAgent):
         self.return_scale += 0.02 * ((high - low).double() - self.return_scale)
 
     def state_dict(self) -> dict[str, Any]:
-        """Collect the state, with the prediction that the next episode is compared with."""
-        return super().state_dict() | {"predicted_cost": self.predicted_cost}
+        """Collect the state, with the predictions that the next episodes are compared with."""
+        margins = [margin.state_dict() for margin in self.margins]
+        return super().state_dict() | {"predicted_costs": self.predicted_costs, "margins": margins}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.predicted_cost = state["predicted_cost"]
+        self.predicted_costs = state["predicted_costs"]
+        for margin, saved in zip(self.margins, state["margins"], strict=True):
+            margin.load_state_dict(saved)
 
 
 @dataclass(frozen=True, kw_only=True)

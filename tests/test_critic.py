@@ -11,9 +11,13 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def trained(members: int = 3, unit: float = 1.0, target_rate: float = 0.02) -> Critic:
+def trained(
+    members: int = 3, unit: float = 1.0, target_rate: float = 0.02, size: int | None = None
+) -> Critic:
     """A critic whose output layers no longer are zero, and differ from the slow copy."""
-    critic = Critic(FEAT, members=members, unit=unit, hidden_size=8, target_rate=target_rate)
+    critic = Critic(
+        FEAT, members=members, unit=unit, size=size, hidden_size=8, target_rate=target_rate
+    )
     with torch.no_grad():
         for weight in critic.weights.values():
             weight.add_(0.3 * torch.randn_like(weight))
@@ -143,3 +147,52 @@ def test_state_dict_carries_the_slow_copy() -> None:
 def test_double_precision() -> None:
     critic = trained().double()
     assert critic(torch.randn(3, 5, FEAT, dtype=torch.float64)).dtype == torch.float64
+
+
+# ---- several values ------------------------------------------------------------------------------
+
+
+def alone(critic: Critic, index: int) -> Critic:
+    """A critic of one of the values, with its columns of the output layer."""
+    one = trained(unit=critic.unit)
+    one.load_state_dict(
+        {
+            name: value[..., index : index + 1] if name.endswith(("output", "bias3")) else value
+            for name, value in critic.state_dict().items()
+        }
+    )
+    return one
+
+
+@pytest.mark.parametrize("batch", [(5,), (2, 5)])
+def test_two_values_are_those_of_two_critics(batch: tuple[int, ...]) -> None:
+    critic, feat = trained(size=2, unit=4.0), torch.randn(3, *batch, FEAT)
+    value, slow = critic(feat), critic.target_value(feat)
+    assert value.shape == slow.shape == (3, *batch, 2)
+    for index in range(2):
+        one = alone(critic, index)
+        torch.testing.assert_close(value[..., index], one(feat))
+        torch.testing.assert_close(slow[..., index], one.target_value(feat))
+    assert not torch.allclose(value[..., 0], value[..., 1])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_their_loss_is_the_mean_of_both_with_the_same_weights(weighted: bool) -> None:
+    """Swapped targets and, if it is weighted, other weights are the controls."""
+    critic, feat, target = trained(size=2), torch.randn(3, 2, 2, FEAT), torch.randn(3, 2, 2, 2)
+    weight = torch.rand(3, 2, 2) if weighted else None
+    loss = critic.loss(feat, target, weight)
+    alone_losses = [alone(critic, i).loss(feat, target[..., i], weight) for i in range(2)]
+    torch.testing.assert_close(loss, sum(alone_losses) / 2)
+    assert not torch.allclose(critic.loss(feat, target.flip(-1), weight), loss)
+    if weight is not None:
+        assert not torch.allclose(critic.loss(feat, target, weight.mT), loss)
+
+
+def test_a_vector_of_one_value_is_that_value() -> None:
+    critic, feat, target = trained(size=1), torch.randn(3, 5, FEAT), torch.randn(3, 5)
+    one, weight = alone(critic, 0), torch.rand(3, 5)
+    assert torch.equal(critic(feat), one(feat).unsqueeze(-1))
+    assert torch.equal(
+        critic.loss(feat, target.unsqueeze(-1), weight), one.loss(feat, target, weight)
+    )

@@ -108,6 +108,10 @@ def one_array(file: Path) -> None:
         (rewrite(actions=np.zeros(4)), r"^actions: got shape \(4,\) .*allowed \[T, action\]"),
         (rewrite(actions=np.zeros((0, 2))), r"^actions: got shape \(0, 2\)"),
         (rewrite(costs=np.zeros(3)), r"^costs: got shape \(3,\) .*T of the actions, 4"),
+        (rewrite(costs=np.zeros((3, 2))), r"^costs: got shape \(3, 2\) .*\[T, constraint\]"),
+        (rewrite(costs=np.zeros((4, 2, 2))), r"^costs: got shape \(4, 2, 2\) .*\[T, constraint\]"),
+        (rewrite(costs=np.zeros((4, 0))), r"^costs: got shape \(4, 0\) .*\[T, constraint\]"),
+        (rewrite(costs=np.eye(4, 2) - 1), r"^costs: got -1.0 in .*allowed 0 and above"),
         (rewrite(costs=np.array([0, 0, -1.0, 0])), r"^costs: got -1.0 in .*allowed 0 and above"),
         (rewrite(rewards=np.array([0, 0, np.nan, 0])), r"^rewards: got NaN, infinity or float64"),
         (rewrite(rewards=np.array(["a"] * 4)), r"^rewards: got NaN, infinity or <U1"),
@@ -230,4 +234,45 @@ def test_what_does_not_fit_adds_no_row(wrong: Episode, bounds: Any, message: str
     filled = replay()
     with pytest.raises(ValueError, match=message):
         fill(filled, [wrong], low=bounds[0], high=bounds[1])
+    assert len(filled) == 0
+
+
+# ---- several costs -------------------------------------------------------------------------------
+
+
+def test_costs_of_several_constraints_come_to_the_replay_from_a_folder_and_from_minari(
+    tmp_path: Path,
+) -> None:
+    costs = np.array([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0], [3.0, 0.5]])
+    one = episode(costs=costs)
+    save_episode(tmp_path, one)
+    of_reset = np.zeros((1, 2))
+    sources = [
+        [one],
+        load_episodes(tmp_path),
+        from_minari([minari(one, cost=costs)]),
+        from_minari([minari(one, cost=np.concatenate([of_reset, costs]))]),
+    ]
+    for source in sources:
+        assert_same(source[0], one)
+        filled = SequenceReplay(observation_shape=(3,), action_size=2, constraints=2)
+        fill(filled, source, low=LOW, high=HIGH)
+        assert filled.newest_episode().cost[0].tolist() == [[0.0, 0.0], *costs.tolist()]
+
+
+def test_one_cost_is_the_column_of_it() -> None:
+    one, filled, same = episode(), replay(), replay()
+    fill(filled, [one], low=LOW, high=HIGH)
+    fill(same, [one._replace(costs=one.costs[:, None])], low=LOW, high=HIGH)
+    assert filled.newest_episode().cost.any()
+    assert torch.equal(same.newest_episode().cost, filled.newest_episode().cost)
+
+
+@pytest.mark.parametrize(("constraints", "shape"), [(1, (4, 2)), (2, (4,)), (2, (4, 3))])
+def test_another_number_of_costs_than_the_replays_adds_no_row(
+    constraints: int, shape: tuple[int, ...]
+) -> None:
+    filled = SequenceReplay(observation_shape=(3,), action_size=2, constraints=constraints)
+    with pytest.raises(ValueError, match=r"^cost: got shape \(\d,\); allowed"):
+        fill(filled, [episode(costs=np.zeros(shape))], low=LOW, high=HIGH)
     assert len(filled) == 0

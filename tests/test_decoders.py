@@ -1,5 +1,6 @@
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -216,9 +217,9 @@ def test_the_likelihood_is_finite_at_a_mean_of_zero() -> None:
 # ---- the cost head -------------------------------------------------------------------------------
 
 
-def ensemble(members: int = 5, **options: float) -> tuple[CostHead, EnsemblePosterior]:
+def ensemble(members: int = 5, **options: Any) -> tuple[CostHead, EnsemblePosterior]:
     """A cost head and the posterior over it, with the priors that it asks for."""
-    head = CostHead(DETER, STOCH, **options)  # pyright: ignore[reportArgumentType]
+    head = CostHead(DETER, STOCH, **options)
     return head, EnsemblePosterior(head, members=members, prior_std=head.prior_std)
 
 
@@ -228,7 +229,7 @@ def test_a_cost_is_never_negative(seed: int, width: float) -> None:
     head, posterior = ensemble()
     feat = width * torch.randn(5, 7, FEAT)
     cost = head(feat, posterior.sample())
-    assert cost.shape == (5, 7)
+    assert cost.shape == (5, 7, 1)
     assert cost.isfinite().all()
     assert (cost >= 0).all()
 
@@ -277,7 +278,7 @@ def unknown_part(prior_cost: float, **options: float) -> tuple[CostHead, Tensor,
     }
     draws = posterior.sample()["fourier_weight"].detach()
     unknown = head(feat, own | {"fourier_weight": draws}) - (head(feat) - prior_cost)
-    return head, unknown.detach(), stoch
+    return head, unknown.detach()[..., 0], stoch
 
 
 @pytest.mark.parametrize("prior_cost", [0.05, 0.5])
@@ -312,7 +313,7 @@ def train(head: CostHead, posterior: EnsemblePosterior, feat: Tensor, cost: Tens
     optimizer = torch.optim.Adam(posterior.parameters(), 3e-2)
     for _ in range(250):
         optimizer.zero_grad()
-        mean = head(feat, posterior.sample())
+        mean = head(feat, posterior.sample())[..., 0]
         log_likelihood = CostHead.log_prob(mean, cost.expand_as(mean)).sum(-1)
         (-(log_likelihood + posterior.log_prior()).mean() / len(feat)).backward()
         optimizer.step()
@@ -327,7 +328,7 @@ def test_trained_members_agree_on_data_and_disagree_far_from_them(rate: float) -
     train(head, posterior, data, cost)
     far = data + 6 * nn.functional.normalize(torch.randn(300, FEAT), dim=-1)
     with torch.no_grad():
-        near_by, far_away = (head(x, posterior.sample()) for x in (data, far))
+        near_by, far_away = (head(x, posterior.sample())[..., 0] for x in (data, far))
     spread = [float(c.std(0).mean()) for c in (near_by, far_away)]
     assert spread[1] > 2 * spread[0]
     assert (near_by.mean(1) - cost.mean()).abs().max() < 0.2
@@ -340,7 +341,7 @@ def test_a_trained_member_finds_the_mean_of_costs_that_are_no_counts() -> None:
     cost = 3.0 * (torch.rand(400) < 0.3) + 0.25
     train(head, posterior, feat, cost)
     torch.testing.assert_close(
-        head(feat[:1], posterior.sample())[:, 0], cost.mean().expand(2), rtol=0.05, atol=0.0
+        head(feat[:1], posterior.sample())[:, 0, 0], cost.mean().expand(2), rtol=0.05, atol=0.0
     )
 
 
@@ -374,6 +375,61 @@ def test_state_dict_carries_the_fourier_features_and_the_statistics() -> None:
     assert torch.equal(one(feat), two(feat))
 
 
+# ---- several costs -------------------------------------------------------------------------------
+
+PRIOR_COSTS = (0.05, 0.5)
+
+
+def alone(head: CostHead, index: int) -> CostHead:
+    """A head for one of two costs, with the same Fourier features and statistics."""
+    one = CostHead(DETER, STOCH, prior_cost=PRIOR_COSTS[index])
+    with torch.no_grad():
+        for name in ("frequency", "phase", "stoch_std"):
+            getattr(one, name).copy_(getattr(head, name))
+    return one
+
+
+def test_two_costs_are_two_heads_with_one_each() -> None:
+    """For every member; a head with the other cost's prior is the control."""
+    head, posterior = ensemble(constraints=2, prior_cost=PRIOR_COSTS)
+    head.observe(3 * torch.randn(20, STOCH))
+    weights, feat = posterior.sample(), torch.randn(5, 7, FEAT)
+    cost = head(feat, weights)
+    assert cost.shape == (5, 7, 2)
+    for index in range(2):
+        column = {
+            name: value if name.startswith("hidden") else value[..., index : index + 1]
+            for name, value in weights.items()
+        }
+        torch.testing.assert_close(cost[..., index], alone(head, index)(feat, column)[..., 0])
+        other = alone(head, 1 - index)(feat, column)[..., 0]
+        assert ((other - cost[..., index]).abs() > 1e-4).all()
+
+
+@pytest.mark.parametrize("prior_cost", [PRIOR_COSTS, 0.2, (0.2,)])
+def test_each_cost_has_its_prior(prior_cost: float | tuple[float, ...]) -> None:
+    """At the prior's mean the network adds ``softplus(-4)`` and the process nothing."""
+    head, _ = ensemble(constraints=2, prior_cost=prior_cost)
+    expected = torch.tensor(prior_cost).expand(2) + math.log1p(math.exp(-4))
+    torch.testing.assert_close(head(torch.randn(7, FEAT)), expected.expand(7, 2))
+
+
+@pytest.mark.parametrize(
+    ("prior_cost", "message"),
+    [
+        ((0.1, 0.0), "got 0.0; allowed above 0"),
+        ((0.1, math.nan), "got nan; allowed above 0"),
+        ((0.1, 0.2, 0.3), "got 3 numbers; allowed 1, or one for each of the 2"),
+        ((), "got 0 numbers"),
+    ],
+)
+def test_prior_costs_that_are_none_are_refused_by_name(
+    prior_cost: tuple[float, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^prior_cost: {message}"):
+        CostHead(DETER, STOCH, constraints=2, prior_cost=prior_cost)
+
+
 # ---- latents of any scale ------------------------------------------------------------------------
 
 
@@ -395,7 +451,7 @@ def check_other_units_change_no_cost(kind: type[CostHead], factor: float, seed: 
         other.observe(factor * stoch)
     near, deter = 2 * batches[0], torch.randn(3, 40, DETER).double()
     cost = one(torch.cat([deter, near], -1))
-    assert cost.std() > 0.02
+    assert cost.std() > 0.02 * cost.mean()
     torch.testing.assert_close(other(torch.cat([deter, factor * near], -1)), cost)
 
 

@@ -73,7 +73,7 @@ def test_hand_checked_sequences() -> None:
     ]
     torch.testing.assert_close(data.action[0, :, 0], torch.tensor([0.01, 0.02, 0.03, 0.04]))
     assert data.reward.tolist() == [[1.5, 2.5, 3.5, 4.5], [0.5, 1.5, 2.5, 3.5]]
-    assert data.cost.tolist() == [[1, 2, 0, 1], [0, 1, 2, 0]]
+    assert data.cost[..., 0].tolist() == [[1, 2, 0, 1], [0, 1, 2, 0]]
     assert data.is_first.tolist() == [[False, False, True, False], [True, False, False, True]]
     assert data.terminated.tolist() == [[False, True, False, True], [False, False, True, False]]
     assert data.is_first.dtype == data.terminated.dtype == torch.bool
@@ -104,7 +104,7 @@ def test_every_sequence_is_what_was_added_and_nothing_overwritten_returns(
     assert torch.equal(data.observation, torch.stack([row, -row], -1))
     assert torch.equal(data.action, (row.double() / 100).float().unsqueeze(-1))
     assert torch.equal(data.reward, row + 0.5)
-    assert torch.equal(data.cost, row % 3)
+    assert torch.equal(data.cost, (row % 3).unsqueeze(-1))
     borders = torch.tensor(np.cumsum([0, *episodes]))
     assert torch.equal(data.is_first, torch.isin(data.row, borders))
     assert torch.equal(data.terminated, torch.isin(data.row + 1, borders))
@@ -202,12 +202,13 @@ def test_the_costly_fraction_contains_a_row_with_a_cost(capacity: int, rows: int
         cost = float(row in costly)
         replay.add(**fields(row, is_first=row % 50 == 0) | {"cost": cost})
     data = replay.sample(400, 6, recent_fraction=0.25, costly_fraction=0.5)
-    found = data.row[200:][data.cost[200:] > 0]
-    assert (data.cost[200:].sum(1) > 0).all()
+    cost = data.cost[..., 0]
+    found = data.row[200:][cost[200:] > 0]
+    assert (cost[200:].sum(1) > 0).all()
     assert set(found.tolist()) == {row for row in costly if rows - capacity <= row < rows}
-    places = (data.cost[200:] > 0).float().argmax(1)
+    places = (cost[200:] > 0).float().argmax(1)
     assert places.unique().tolist() == list(range(6))
-    assert (data.cost[:200].sum(1) == 0).any()
+    assert (cost[:200].sum(1) == 0).any()
 
 
 def test_without_costs_the_costly_fraction_is_uniform() -> None:
@@ -810,6 +811,75 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"^folder: got .*file, which cannot hold"):
         fill(make(folder=tmp_path / "file"), [1])
+
+
+# ---- several costs -------------------------------------------------------------------------------
+
+
+def costing(row: int, cost: Any) -> dict[str, Any]:
+    return fields(row, is_first=row == 0) | {"cost": cost}
+
+
+def with_costs(costs: list[list[float]], capacity: int | None = None) -> SequenceReplay:
+    """A replay of rows with these costs ``[row, constraint]``."""
+    replay = SequenceReplay(
+        capacity, observation_shape=(2,), action_size=1, constraints=len(costs[0])
+    )
+    for row, cost in enumerate(costs):
+        replay.add(**costing(row, cost))
+    return replay
+
+
+@given(
+    st.lists(
+        st.lists(st.integers(0, 9).map(float), min_size=3, max_size=3), min_size=2, max_size=20
+    )
+)
+def test_a_row_keeps_each_of_its_costs_also_in_a_checkpoint(costs: list[list[float]]) -> None:
+    replay = with_costs(costs)
+    restored = with_costs([[7.0, 7.0, 7.0]])
+    restored.load_state_dict(saved_and_loaded(replay.state_dict()))
+    for one in (replay, restored):
+        assert one.gather(torch.tensor([0]), len(costs)).cost[0].tolist() == costs
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
+def test_costs_may_be_any_kind_of_vector(kind: Callable[[list[float]], Any]) -> None:
+    replay = with_costs([[0.0, 0.0]])
+    replay.add(**costing(1, kind([1.5, 0.0])))
+    assert replay.gather(torch.tensor([1]), 1).cost.tolist() == [[[1.5, 0.0]]]
+
+
+def test_one_cost_is_a_number_or_a_vector_of_one() -> None:
+    number, vector = make(), make()
+    number.add(**costing(0, 2.0))
+    vector.add(**costing(0, [2.0]))
+    assert_same(number.gather(torch.tensor([0]), 1), vector.gather(torch.tensor([0]), 1))
+
+
+@pytest.mark.parametrize("capacity", [300, 100])
+def test_a_row_with_any_of_the_costs_is_costly(capacity: int) -> None:
+    """Also after the ring has wrapped; rows without any never are drawn for their cost."""
+    costly = {155: [1.0, 0.0], 181: [0.0, 0.5], 199: [2.0, 2.0]}
+    replay = with_costs([costly.get(row, [0.0, 0.0]) for row in range(200)], capacity)
+    rows = replay.sample(300, 1, costly_fraction=1.0).row
+    assert set(rows.flatten().tolist()) == set(costly)
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        (1.0, r"got shape \(1,\); allowed \(2,\)"),
+        ([1.0], r"got shape \(1,\); allowed \(2,\)"),
+        ([1.0, 2.0, 3.0], r"got shape \(3,\); allowed \(2,\)"),
+        ([1.0, float("nan")], "got NaN or infinity at row 1"),
+    ],
+)
+def test_costs_that_do_not_fit_are_refused(cost: Any, message: str) -> None:
+    replay = with_costs([[0.0, 0.0]])
+    with pytest.raises(ValueError, match=f"^cost: {message}"):
+        replay.add(**costing(1, cost))
+    assert len(replay) == 1
 
 
 # ---- bad input -----------------------------------------------------------------------------------

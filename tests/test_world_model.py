@@ -43,10 +43,11 @@ def make(
     members: int = 3,
     family: MakeFamily = Particles,
     latent: Latent | None = None,
+    constraints: int = 1,
 ) -> WorldModel:
     torch.manual_seed(seed)
     encoder = VectorEncoder(OBSERVATION, embed_size=8, hidden_size=8)
-    cost_head = CostHead(DETER, STOCH, hidden_size=8, features=16)
+    cost_head = CostHead(DETER, STOCH, hidden_size=8, constraints=constraints, features=16)
     return WorldModel(
         normalizer=Normalizer(OBSERVATION),
         encoder=encoder,
@@ -93,7 +94,7 @@ def system(batch: int = 8, time: int = 12, *, seed: int = 0, first_row: int = 0)
         observation=observation,
         action=action * arrived.unsqueeze(-1),
         reward=observation[..., 0] * arrived,
-        cost=(observation[..., 1] > 1).float() * arrived,
+        cost=((observation[..., 1] > 1).float() * arrived).unsqueeze(-1),
         is_first=is_first,
         terminated=torch.zeros_like(is_first),
         row=first_row + torch.arange(batch * time).view(batch, time),
@@ -207,7 +208,7 @@ def test_nothing_is_received_at_the_first_row_of_an_episode(field: str) -> None:
     model, data = make(), system()
     assert data.is_first[:, 1:].any()
     value = getattr(data, field)
-    first = data.is_first if field != "action" else data.is_first.unsqueeze(-1)
+    first = data.is_first if field == "reward" else data.is_first.unsqueeze(-1)
     noise = torch.rand(value.shape, generator=generator(3))
     at_first, elsewhere = (
         data._replace(**{field: torch.where(where, value + noise, value)})
@@ -423,6 +424,89 @@ def test_members_are_trained_independently() -> None:
     assert any(not torch.allclose(a[0], b[0]) for a, b in zip(*gradients, strict=True))
 
 
+# ---- several costs -------------------------------------------------------------------------------
+
+
+def two_costs() -> Transitions:
+    """The system's cost, and another one for going too far to the left."""
+    data = system()
+    arrived = (~data.is_first).float()
+    other = 2.0 * (data.observation[..., 0] < -0.5).float() * arrived
+    return data._replace(cost=torch.cat([data.cost, other.unsqueeze(-1)], -1))
+
+
+def with_cost(model: WorldModel, index: int) -> WorldModel:
+    """The same model with one of its costs alone: its columns of the head and of the members."""
+    one = make(seed=9)
+    own = one.state_dict()
+    one.load_state_dict(
+        {
+            name: value if value.shape == own[name].shape else value[..., index : index + 1]
+            for name, value in model.state_dict().items()
+        }
+    )
+    return one
+
+
+def test_the_loss_of_two_costs_is_the_sum_of_those_of_each_alone() -> None:
+    """Every other term on data is the same; swapped costs are the control."""
+    model, data = make(constraints=2), two_costs()
+    options = {"data_size": 1000}
+    whole = model.loss(data, **options, generator=generator())
+    alone = [
+        with_cost(model, i).loss(
+            data._replace(cost=data.cost[..., i : i + 1]), **options, generator=generator()
+        )
+        for i in range(2)
+    ]
+    assert (data.cost.flatten(0, -2) > 0).any(0).all()
+    torch.testing.assert_close(whole.cost, alone[0].cost + alone[1].cost)
+    for name in ("observation", "reward", "kl", "transition"):
+        torch.testing.assert_close(getattr(whole, name), getattr(alone[0], name))
+    swapped = model.loss(data._replace(cost=data.cost.flip(-1)), **options, generator=generator())
+    assert not torch.allclose(swapped.cost, whole.cost)
+
+
+def test_a_cost_teaches_its_own_column_of_the_head() -> None:
+    """The network's hidden layer is shared: that is the control."""
+    model, data = make(constraints=2), two_costs()
+    names = ("output_weight", "output_bias", "fourier_weight", "hidden_weight")
+
+    def gradients(data: Transitions) -> dict[str, Tensor]:
+        model.zero_grad()
+        model.loss(data, data_size=1000, generator=generator()).total.backward()
+        return {
+            name: parameter.grad.clone()
+            for name, parameter in model.parameter_posterior.named_parameters()
+            if parameter.grad is not None and name.endswith(names)
+        }
+
+    one, other = (
+        gradients(data._replace(cost=data.cost * torch.tensor(factors)))
+        for factors in ((1.0, 1.0), (1.0, 3.0))
+    )
+    assert len(one) == len(names)
+    for name, before in one.items():
+        if name.endswith("hidden_weight"):
+            assert not torch.allclose(other[name], before)
+        else:
+            torch.testing.assert_close(other[name][..., 0], before[..., 0])
+            assert not torch.allclose(other[name][..., 1], before[..., 1])
+
+
+def test_several_costs_of_each_member_for_shared_or_own_features() -> None:
+    model = make(constraints=2)
+    weights, feat = model.parameter_posterior.sample(), torch.randn(6, FEAT)
+    shared = model.cost(feat, weights)
+    assert shared.shape == (3, 6, 2)
+    folded = feat.view(2, 3, FEAT).expand(3, -1, -1, -1)
+    torch.testing.assert_close(model.cost(folded, weights), shared.view(3, 2, 3, 2))
+    for index in range(2):
+        one = with_cost(model, index)
+        alone = one.cost(feat, one.parameter_posterior.sample())
+        torch.testing.assert_close(shared[..., index], alone[..., 0])
+
+
 # ---- determinism and resuming --------------------------------------------------------------------
 
 
@@ -464,11 +548,11 @@ def test_a_cost_of_each_member_for_shared_or_own_features() -> None:
     model = make()
     weights, feat = model.parameter_posterior.sample(), torch.randn(6, FEAT)
     shared = model.cost(feat, weights)
-    assert shared.shape == (3, 6)
+    assert shared.shape == (3, 6, 1)
     assert (shared >= 0).all()
     torch.testing.assert_close(model.cost(feat.expand(3, -1, -1), weights), shared)
     folded = feat.view(2, 3, FEAT).expand(3, -1, -1, -1)
-    torch.testing.assert_close(model.cost(folded, weights), shared.view(3, 2, 3))
+    torch.testing.assert_close(model.cost(folded, weights), shared.view(3, 2, 3, 1))
     changed = {name: torch.cat([value[:1], value[1:] + 1.0]) for name, value in weights.items()}
     torch.testing.assert_close(model.cost(feat, changed)[0], shared[0])
     assert not torch.allclose(model.cost(feat, changed)[1], shared[1])

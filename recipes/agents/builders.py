@@ -7,7 +7,9 @@ from torch import nn
 
 import blocks
 from blocks import Actor, CategoricalActor, Critic, Environment, WorldModel
+from blocks.environments.costs import cost_names_of
 from blocks.optimizers.smoothness import Smoothness
+from recipes.agents.budgets import cost_source, episode_budgets
 from recipes.agents.config import Config
 
 Shape = tuple[int, ...]
@@ -20,7 +22,7 @@ def build_environment(config: Config, seed: int) -> Environment:
         observation=config.observation,
         action_repeat=config.action_repeat,
         image_quality=config.image_quality,
-        cost=config.cost,
+        cost=cost_source(config),
     )
 
 
@@ -32,6 +34,7 @@ def build_replay(config: Config, environment: Environment) -> blocks.SequenceRep
         observation_shape=shape,
         observation_dtype=torch.uint8 if images else torch.float32,
         action_size=action_size,
+        constraints=len(cost_names_of(environment)),
         seed=config.seed,
         folder=config.out / "replay" if images and config.out else None,
     )
@@ -82,12 +85,14 @@ def build_continue_head(config: Config) -> blocks.ContinueHead:
 def build_cost_head(config: Config, environment: Environment) -> blocks.CostHead:
     """Convert the cost prior from units of the budget's cost rate."""
     c = config.posterior
-    per_action = config.safety.episode_budget * config.action_repeat / environment.episode_length
+    steps = environment.episode_length / config.action_repeat
+    budgets = episode_budgets(config, environment)
     return blocks.CostHead(
         config.model.deter_size,
         config.model.stoch_size,
         length_scale=c.cost_length_scale,
-        prior_cost=c.cost_prior * per_action,
+        constraints=len(budgets),
+        prior_cost=[c.cost_prior * budget / steps for budget in budgets],
         prior_std=c.cost_prior_std,
     )
 
@@ -99,7 +104,7 @@ def build_actor(config: Config, environment: Environment) -> Actor | Categorical
     return kind(config.model.feat_size, action_size, hidden_size=config.model.hidden_size)
 
 
-def build_critic(config: Config, unit: float) -> Critic:
+def build_critic(config: Config, unit: float, size: int | None) -> Critic:
     """Build a value function for each member; ``unit`` is a value that matters."""
     return Critic(
         config.model.feat_size,
@@ -107,6 +112,7 @@ def build_critic(config: Config, unit: float) -> Critic:
         hidden_size=config.model.hidden_size,
         target_rate=config.policy.target_rate,
         unit=unit,
+        size=size,
     )
 
 
@@ -136,10 +142,10 @@ def build_margin(config: Config) -> blocks.Margin:
     return blocks.ConformalShare(alpha=c.margin_alpha, gamma=c.margin_step, initial=c.budget_share)
 
 
-def build_guard(config: Config) -> blocks.BudgetGuard | None:
+def build_guard(config: Config, environment: Environment) -> blocks.BudgetGuard | None:
     """Build the budget guard, unless its share is zero."""
-    c = config.safety
-    return blocks.BudgetGuard(c.episode_budget, c.guard_share) if c.guard_share else None
+    share = config.safety.guard_share
+    return blocks.BudgetGuard(episode_budgets(config, environment), share) if share else None
 
 
 def model_optimizer(config: Config, model: WorldModel) -> torch.optim.Adam:

@@ -17,8 +17,8 @@ from recipes.agents.config import Config
 from recipes.agents.protocols import Agent, Guard, Policy, zero_action
 
 Aggregate = Callable[[Tensor], Tensor]
-"""From the members' returns ``[member, horizon, batch]`` to a scalar in the same unit; as a
-constraint also to a vector ``[constraints]``."""
+"""From the members' returns ``[member, horizon, batch]`` to a scalar in the same unit; of costs
+also to a vector, each entry of which is constrained. It is applied to each cost."""
 MakeAgent = Callable[[Config, Environment, "Components"], Agent]
 MakeOptimizer = Callable[[Any, Config], blocks.ConstrainedOptimizer]
 """From the actor, a module whose parameters it moves, and the configuration."""
@@ -39,7 +39,7 @@ class Components:
 
     environment: Callable[[Config, int], Environment] = builders.build_environment
     """From configuration and seed; used if ``train`` is given no environment."""
-    guard: Callable[[Config], Guard | None] = builders.build_guard
+    guard: Callable[[Config, Environment], Guard | None] = builders.build_guard
     """Decides when the fallback takes over; None: never."""
     fallback: Callable[[Environment], Policy] = zero_action
     """The policy that ends an episode after the guard has refused."""
@@ -63,8 +63,9 @@ class Components:
     """Family of the posterior over transition and cost weights: a class."""
 
     actor: Callable[[Config, Environment], Actor | CategoricalActor] = builders.build_actor
-    critic: Callable[[Config, float], Critic] = builders.build_critic
-    """From configuration and the unit of a value that matters."""
+    critic: Callable[[Config, float, int | None], Critic] = builders.build_critic
+    """From configuration, the unit of a value that matters, and the number of values (None: one
+    without an axis, for rewards)."""
     objective: Aggregate = torch.mean
     """Quantity to maximise, from the members' returns."""
     aggregate: Aggregate = pessimistic

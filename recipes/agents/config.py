@@ -122,7 +122,10 @@ class SafetyConfig:
     """Budget, guard, safe start and log barrier."""
 
     episode_budget: float = 25.0
-    """Expected cost allowed per episode of environment steps."""
+    """Expected cost allowed per episode of environment steps, of each of the task's costs."""
+    budgets: tuple[str, ...] = ()
+    """Different budgets for several costs: `hazards=25 vases=50`, of info's cost_hazards and
+    cost_vases, or numbers in the order of the task's costs. In place of episode_budget."""
     budget_share: float = 0.4
     """Share of the budget that the first policy is optimised for; the rest is margin."""
     margin_alpha: float = 0.02
@@ -373,6 +376,7 @@ def _check(config: Config) -> None:
         (("steps",), lambda value: isinstance(value, int), "whole numbers"),
         (counts, lambda value: value >= 1, "at least 1"),
         (positive, lambda value: 0 < value < math.inf, "above 0"),
+        (("budgets",), _are_budgets, "numbers above 0, or name=number with different names"),
         (("margin_alpha",), lambda value: 0 < value < 1, "between 0 and 1"),
         (("check_horizon",), lambda value: value == 0 or value >= 2, "0 (no check), or at least 2"),
         (("margin_step",), lambda value: 0 <= value < math.inf, "from 0 (a fixed margin)"),
@@ -391,6 +395,18 @@ def _check(config: Config) -> None:
         for name in names:
             if not holds(values[name]):
                 raise ValueError(f"{name}: got {values[name]}; allowed: {allowed}.")
+
+
+def _are_budgets(budgets: tuple[str, ...]) -> bool:
+    """Return whether all are numbers above 0, or all are ``name=number`` with different names."""
+    try:
+        pairs = [budget.rpartition("=") for budget in budgets]
+        numbers = [float(number) for _, _, number in pairs]
+    except ValueError:
+        return False
+    names = [name for name, _, _ in pairs]
+    distinct = not any(names) or (all(names) and len(set(names)) == len(names))
+    return distinct and all(0 < number < float("inf") for number in numbers)
 
 
 def _divides(level: float, size: int) -> bool:

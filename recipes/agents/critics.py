@@ -25,17 +25,17 @@ class Critics:
     Args:
         config: discounts, sizes and learning rate.
         parts: builds the critics.
-        budget: discounted budget, the unit of the cost critic.
+        constraints: number of costs; each is in units of its budget.
         device: where the networks are.
     """
 
     def __init__(
-        self, config: Config, parts: Components, budget: float, device: torch.device
+        self, config: Config, parts: Components, constraints: int, device: torch.device
     ) -> None:
         self._config = config.policy
         reward_value = config.model.reward_unit / (1 - config.policy.discount)
-        self.reward = parts.critic(config, reward_value).to(device)
-        self.cost = parts.critic(config, budget).to(device)
+        self.reward = parts.critic(config, reward_value, None).to(device)
+        self.cost = parts.critic(config, 1.0, constraints).to(device)
         self.optimizer = critic_optimizer(config, self.reward, self.cost)
         self._finish: Callable[[], object] = lambda: None
 
@@ -46,19 +46,22 @@ class Critics:
         cost: Callable[[], Tensor],
         cont: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Compute lambda-returns of reward and cost, ``[member, horizon, batch]``.
+        """Compute lambda-returns of reward ``[member, horizon, batch]`` and costs.
 
         Args:
             feat: imagined states ``[member, horizon + 1, batch, feat]``.
             reward: computes the rewards ``[member, horizon, batch]`` of the states arrived at.
-            cost: computes their costs, likewise.
+            cost: computes their costs, ``[member, horizon, batch, constraint]``, in units of the
+                discounted budgets.
             cont: probability that the episode goes on after them, likewise.
         """
         self._finish()
         c = self._config
         returns, *others = side_by_side(
             lambda: self._lambda_returns(reward(), self.reward, feat, c.discount * cont),
-            lambda: self._lambda_returns(cost(), self.cost, feat, c.cost_discount * cont),
+            lambda: self._lambda_returns(
+                cost(), self.cost, feat, c.cost_discount * cont.unsqueeze(-1)
+            ),
         )
         return returns, others[0]
 
@@ -93,7 +96,7 @@ class Critics:
         self, signal: Tensor, critic: Critic, feat: Tensor, discount: Tensor
     ) -> Tensor:
         """Bootstrap with the slow critic."""
-        parts = (signal, critic.target_value(feat), discount)
+        parts = (signal, critic.target_value(feat), discount.expand_as(signal))
         signals, values, discounts = (x.movedim(1, 0) for x in parts)
         returns = lambda_returns(signals, values, discount=discounts, lambda_=self._config.lambda_)
         return returns.movedim(0, 1)

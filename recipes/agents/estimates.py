@@ -23,7 +23,7 @@ class Rollouts(NamedTuple):
 
     feat: Tensor
     returns: Tensor
-    cost_returns: Tensor
+    cost_returns: Tensor  # [..., constraint], in units of the budgets
     weight: Tensor  # of each state: the probability to reach it, divided by its mean over a member
     entropy: Tensor  # scalar
 
@@ -31,15 +31,15 @@ class Rollouts(NamedTuple):
 class Estimate(NamedTuple):
     """Return and costs of a policy in imagination, with gradients by its flat parameters.
 
-    Costs are in units of the episode budget.
+    Costs are in units of their budgets.
     """
 
     gain: Tensor  # scalar: is maximised
     gain_gradient: Tensor  # [parameter]
-    cost: Tensor  # scalar or [constraints]: is constrained
-    cost_gradient: Tensor  # [*constraints, parameter]
-    member_costs: Tensor  # [member]
-    member_gradients: Tensor  # [member, parameter]
+    cost: Tensor  # [output]: is constrained; for each constraint as many as the aggregate has
+    cost_gradient: Tensor  # [output, parameter]
+    member_costs: Tensor  # [constraint, member]
+    member_gradients: Tensor  # [constraint, member, parameter]
     slack_error: Tensor  # scalar: bound on the error of each member's cost, 0 without a level
     slope_error: Tensor  # scalar: bound on the norm of the error of its gradient
     mean_return: Tensor  # scalar
@@ -53,16 +53,27 @@ class Estimate(NamedTuple):
             with_gradient(self.cost, self.cost_gradient, parameters),
         )
 
-    def watched(self, allowed: float) -> Watched | None:
-        """Return all members if the constraint bounds every one, as a worst case does; else None.
+    def by_constraint(self) -> Tensor:
+        """Return the largest constrained cost of each constraint, ``[constraint]``."""
+        return self.cost.view(len(self.member_costs), -1).amax(1)
+
+    def limits(self, allowed: Tensor) -> Tensor:
+        """Repeat what each constraint allows for each of its outputs."""
+        return allowed.repeat_interleave(len(self.cost) // len(allowed))
+
+    def watched(self, allowed: Tensor) -> Watched | None:
+        """Return all members if the constraints bound every one, as worst cases do; else None.
 
         A smooth constraint, such as their mean, limits a step by itself.
+
+        Args:
+            allowed: what each constraint allows, ``[constraint]``.
         """
-        worst = self.member_costs.max()
-        if self.cost.max() < worst - 1e-5 * worst.abs():  # they round differently
+        worst = self.member_costs.amax(1)
+        if (self.by_constraint() < worst - 1e-5 * worst.abs()).any():  # they round differently
             return None
-        slack = allowed - self.member_costs - self.slack_error
-        return Watched(slack, self.member_gradients)
+        slack = allowed.unsqueeze(1) - self.member_costs - self.slack_error
+        return Watched(slack.flatten(), self.member_gradients.flatten(0, 1))
 
 
 def estimate(
@@ -71,7 +82,6 @@ def estimate(
     copies: Mapping[str, Tensor],
     aggregate: Aggregate,
     *,
-    budget: float,
     level: float,
 ) -> Estimate:
     """Compute costs and all gradients from rollouts of a policy by copies of its parameters.
@@ -81,31 +91,36 @@ def estimate(
         rollouts: of the copies; with several copies for a member, each has an equal part of the
             start states.
         copies: stacked parameters of the policy.
-        aggregate: from the members' cost returns to what is constrained.
-        budget: discounted budget, the unit of all costs.
+        aggregate: from the members' returns of one cost to what is constrained.
         level: probability with which the errors bound all members' costs, and so their mean, CVaR
             or worst case; 0: no bounds.
     """
     members, groups = len(rollouts.returns), _groups(copies, rollouts)
-    cost_returns = rollouts.cost_returns * rollouts.weight / budget
+    # [constraint, member, horizon, batch]
+    cost_returns = (rollouts.cost_returns * rollouts.weight.unsqueeze(-1)).movedim(-1, 0)
     # Jc of each copy: the mean over its start states.
-    costs = cost_returns.mean(1).view(members, groups, -1).mean(-1)
-    gain_gradients, cost_gradients = member_gradients(copies, gain, costs)
-    by_group = cost_gradients.view(members, groups, -1)
-    rows = by_group.mean(1)
-    cost, cost_gradient = _aggregated(aggregate, cost_returns, rows, copies)
+    costs = cost_returns.mean(2).unflatten(2, (groups, -1)).mean(-1)
+    gain_gradients, *cost_gradients = member_gradients(copies, gain, *costs)
+    by_group = torch.stack(cost_gradients).unflatten(1, (members, groups))
+    rows = by_group.mean(2)
+    aggregated = [
+        _aggregated(aggregate, returns, gradients, copies)
+        for returns, gradients in zip(cost_returns, rows, strict=True)
+    ]
     slack_error = slope_error = torch.zeros_like(gain)
     if level:
         errors = estimation_errors(
-            costs.detach().movedim(0, 1), by_group.movedim(0, 1), level=level
+            costs.detach().flatten(0, 1).movedim(0, 1),
+            by_group.flatten(0, 1).movedim(0, 1),
+            level=level,
         )
         slack_error, slope_error = (error.max() for error in errors)
     return Estimate(
         gain=gain.detach(),
         gain_gradient=gain_gradients.sum(0),
-        cost=cost,
-        cost_gradient=cost_gradient,
-        member_costs=costs.detach().mean(1),
+        cost=torch.cat([cost for cost, _ in aggregated]),
+        cost_gradient=torch.cat([gradient for _, gradient in aggregated]),
+        member_costs=costs.detach().mean(2),
         member_gradients=rows,
         slack_error=slack_error,
         slope_error=slope_error,
@@ -136,16 +151,13 @@ def _groups(copies: Mapping[str, Tensor], rollouts: Rollouts) -> int:
 def _aggregated(
     aggregate: Aggregate, cost_returns: Tensor, rows: Tensor, copies: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Compute the constrained cost and its gradient, from the members' gradients if possible."""
+    """Compute one cost's outputs and their gradients, from the members' gradients if possible."""
     if isinstance(aggregate, of_policy):  # its gradient is a mixture of the members'
         costs = cost_returns.detach().mean((1, 2)).requires_grad_()
-        cost = aggregate.aggregate(costs)
-        weights = [
-            torch.autograd.grad(value, costs, retain_graph=True)[0] for value in cost.reshape(-1)
-        ]
+        cost = aggregate.aggregate(costs).reshape(-1)
+        weights = [torch.autograd.grad(value, costs, retain_graph=True)[0] for value in cost]
         gradient = torch.stack(weights) @ rows
     else:
-        cost = aggregate(cost_returns)
-        by_copy = member_gradients(copies, *cost.reshape(-1))
-        gradient = torch.stack([row.sum(0) for row in by_copy])
-    return cost.detach(), gradient.view(*cost.shape, -1)
+        cost = aggregate(cost_returns).reshape(-1)
+        gradient = torch.stack([row.sum(0) for row in member_gradients(copies, *cost)])
+    return cost.detach(), gradient

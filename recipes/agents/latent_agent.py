@@ -21,8 +21,10 @@ from blocks import (
     discounted_budget,
     imagine,
 )
+from blocks.environments.costs import cost_names_of
 from blocks.world_model import WorldModelLoss
 from recipes.agents import builders
+from recipes.agents.budgets import episode_budgets
 from recipes.agents.components import Components
 from recipes.agents.config import INITIAL_SHARE, Config
 from recipes.agents.device_state import for_device, restore_generator
@@ -39,7 +41,9 @@ class LatentAgent:
 
     Attributes:
         STATEFUL: names of the attributes that a checkpoint holds.
-        budget: discounted budget of the cost return; ``cost_rate``: the same per agent step.
+        cost_names: names of the costs; ``episode_budgets``: their budgets.
+        budgets: discounted budgets of the cost returns, ``[constraint]``; ``cost_rates``: the same
+            per agent step.
         update_model: one update, from the fields of ``Transitions`` and the replay size to the
             terms of the loss.
         generator: source of all noise, on the device of the networks.
@@ -66,13 +70,19 @@ class LatentAgent:
         self.return_scale: torch.Tensor = torch.tensor(
             config.model.reward_unit, dtype=torch.float64, device=self.device
         )
-        self.budget = discounted_budget(
-            config.safety.episode_budget,
-            environment.episode_length,
-            config.policy.cost_discount,
-            config.action_repeat,
-        )
-        self.cost_rate = self.budget * (1 - config.policy.cost_discount)
+        self.cost_names = cost_names_of(environment)
+        self.episode_budgets = episode_budgets(config, environment)
+        budgets = [
+            discounted_budget(
+                budget,
+                environment.episode_length,
+                config.policy.cost_discount,
+                config.action_repeat,
+            )
+            for budget in self.episode_budgets
+        ]
+        self.budgets = torch.tensor(budgets, device=self.device)
+        self.cost_rates = self.budgets * (1 - config.policy.cost_discount)
         self.episode_rows = environment.episode_length // config.action_repeat + 1
         self.remember = self.replay.add
         self.iterate_row = 0
@@ -173,21 +183,22 @@ class LatentAgent:
         index = torch.randint(count, size, generator=self.generator, device=self.device)
         return State(*(x[index] for x in starts))
 
-    def newest_cost(self) -> float:
-        """Return what the newest iterate's episodes cost, in units of their budgets.
+    def newest_costs(self) -> list[float]:
+        """Return what the newest iterate's episodes cost, in units of their budgets, each cost.
 
         A terminated episode has the whole budget. If it was cut off, or the guard ended the
         policy's part, it has its share. Without an episode since the policy learned, it is the
         newest one's cost.
         """
-        cost = budget = 0.0
+        costs = torch.zeros(len(self.cost_names))
+        budgets = torch.zeros(len(self.cost_names))
+        whole, rates = torch.tensor(self.episode_budgets), self.cost_rates.cpu()
         new = self.replay.episodes_since(self.iterate_row) or [self.replay.newest_episode()]
         for episode in new:
             steps = max(1, episode.cost.shape[1] - 1)
-            whole = bool(episode.terminated[0, -1])
-            cost += float(episode.cost.sum())
-            budget += self.config.safety.episode_budget if whole else steps * self.cost_rate
-        return cost / budget
+            costs += episode.cost.sum((0, 1))
+            budgets += whole if episode.terminated[0, -1] else steps * rates
+        return (costs / budgets).tolist()
 
     def sample_posterior(self) -> Weights:
         """Sample transition and cost head for each member from the posterior."""
@@ -199,7 +210,7 @@ class LatentAgent:
         """Predict the cost of the newest iterate's states, in budgets, and compare the members.
 
         Before and after the model has learned from them, it shows the value of their data.
-        The cost that came is ``newest_cost``.
+        The costs that came are ``newest_costs``.
 
         Args:
             when: part of the metrics' names.
@@ -210,10 +221,10 @@ class LatentAgent:
         newest = self.on_device(self.replay.gather(first, rows))
         state = self.model.filter(newest, torch.Generator().manual_seed(0)).state
         feat, weights = state.feat.flatten(0, 1), self.sample_posterior()
-        costs = self.model.cost(feat, weights).mean(1) / self.cost_rate
+        costs = self.model.cost(feat, weights).mean(1) / self.cost_rates
         return {
             f"disagreement_{when}": self.cost_deviation(feat, weights),
-            f"{when}_cost_mean": float(costs.mean()),
+            f"{when}_cost_mean": float(costs.mean(0).max()),
             f"{when}_cost_worst": float(costs.max()),
         }
 
@@ -246,8 +257,12 @@ class LatentAgent:
         }
 
     def cost_deviation(self, feat: torch.Tensor, weights: Weights) -> float:
-        """Standard deviation of the cost over members, in units of the budget's cost rate."""
-        return float(self.model.cost(feat, weights).std(0, unbiased=False).mean()) / self.cost_rate
+        """Standard deviation of the cost over members, in units of the budget's cost rate.
+
+        Of several costs, that on which they differ most.
+        """
+        deviation = self.model.cost(feat, weights).std(0, unbiased=False).mean(0)
+        return float((deviation / self.cost_rates).max())
 
     def on_device(self, data: Transitions) -> Transitions:
         """Move sequences to the device of the networks."""

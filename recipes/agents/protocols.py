@@ -37,7 +37,7 @@ class Agent(Protocol):
         action: NDArray[np.float32],
         *,
         reward: float,
-        cost: float,
+        cost: float | NDArray[np.float64],
         is_first: bool,
         terminated: bool = False,
     ) -> None:
@@ -107,8 +107,8 @@ class Auditable(Protocol):
 class Guard(Protocol):
     """Decides before each action whether the policy may act, as ``BudgetGuard`` does."""
 
-    def allows(self, episode_cost: float) -> bool:
-        """Decide from the cost of the episode so far whether the policy may act."""
+    def allows(self, episode_cost: Sequence[float]) -> bool:
+        """Decide from the costs of the episode so far, ``[constraint]``: may the policy act?"""
         ...
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blocks import Environment
+from blocks.environments.costs import cost_names_of
 from recipes.agents import Agent, Auditable, Config, Guard, Policy
 from recipes.audits.records import AuditedPolicy, Rollouts
 from recipes.runs.errors import RunError
@@ -51,6 +52,11 @@ class Auditor:
         single = isinstance(job.environment, Environment)
         count = 1 if single else min(job.rollouts, TOGETHER)
         self._environments = [make_environment(self._config.seed) for _ in range(count)]
+        if len(names := cost_names_of(self._environments[0])) > 1:
+            raise ValueError(
+                f"environment: got one with the costs {', '.join(names)}; allowed one with a "
+                "single cost; an audit of several is not built yet"
+            )
         self._agent = _auditable(self._parts(acting, self._environments[0]))
 
     def audit(self, iterate: int) -> AuditedPolicy:
@@ -82,7 +88,10 @@ class Auditor:
         count = len(self._environments)
         for first in range(0, self._job.rollouts, count):
             numbers = range(first, min(first + count, self._job.rollouts))
-            guards = [self._parts.guard(self._config) if guarded else None for _ in numbers]
+            environment = self._environments[0]
+            guards = [
+                self._parts.guard(self._config, environment) if guarded else None for _ in numbers
+            ]
             seeds = [_seeds(self._config.seed, iterate, number) for number in numbers]
             names = [f"rollout {number} of iterate {iterate}" for number in numbers]
             episodes += self._side_by_side(names, seeds, guards, scale)
@@ -142,7 +151,7 @@ class _Episode:
         return episode_budget * (1.0 if self.terminated else self.steps / episode_length)
 
     def step(self, action: np.ndarray) -> None:
-        trusted = self.guard is None or self.guard.allows(self.cost)
+        trusted = self.guard is None or self.guard.allows([self.cost])
         action = action if trusted else self.fallback(self.observation)
         bounded = within_bounds(action, self.environment.action_space)
         self.observation, reward, terminated, truncated, info = self.environment.step(bounded)

@@ -95,15 +95,15 @@ def evaluate(
 
 
 def _run_episodes(acting: Acting, seed: int, episodes: int, guard: bool) -> list[EpisodeRecord]:
-    if guard and acting.parts.guard(acting.config) is None:
-        raise ValueError("guard: got on, but the run has no guard (guard_share 0); allowed off")
     environment = acting.make_environment(EVALUATION_SEED + seed)
+    if guard and acting.parts.guard(acting.config, environment) is None:
+        raise ValueError("guard: got on, but the run has no guard (guard_share 0); allowed off")
     return [
         run_episode(
             acting.agent,
             environment,
             0.0,
-            guard=acting.parts.guard(acting.config) if guard else None,
+            guard=acting.parts.guard(acting.config, environment) if guard else None,
             fallback=acting.parts.fallback(environment),
             remember=False,
         )

@@ -137,7 +137,7 @@ def _open_loop(
         generator=generator,
     )
     feat = imagined.state.feat[:, 1:]
-    predicted = model.decoder(feat), model.reward(feat), model.cost(feat, weights)
+    predicted = model.decoder(feat), model.reward(feat), model.cost(feat, weights)[..., 0]
     # [member, horizon, sample * start, ...] -> [horizon, start, ...]
     return Signals(*(x.unflatten(2, (samples, len(rows))).mean((0, 2)) for x in predicted))
 
@@ -149,7 +149,7 @@ def _recorded(
     for start in starts:
         episode, rows = start.episode, rows_of(start)
         observation = as_decoded(model, episode.observation[0, rows])
-        parts.append(Signals(observation, episode.reward[0, rows], episode.cost[0, rows]))
+        parts.append(Signals(observation, episode.reward[0, rows], episode.cost[0, rows, 0]))
     return _join(parts)
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch.profiler import record_function
 
 from blocks import Environment, EpisodeRecord
+from blocks.environments.costs import cost_names_of, costs_of
 from blocks.environments.protocol import Space
 from recipes.agents import Agent, Guard, Policy, zero_action
 
@@ -46,14 +47,16 @@ def run_episode(
     agent.start_episode()
     space = environment.action_space
     start = np.zeros(space.shape or (), np.float32)
+    names = cost_names_of(environment)
+    costs = np.zeros(len(names))
     if remember:
-        agent.remember(observation, start, reward=0.0, cost=0.0, is_first=True)
-    total = cost = 0.0
+        agent.remember(observation, start, reward=0.0, cost=costs, is_first=True)
+    total = 0.0
     steps = fallback_steps = 0
     terminated = False
     fallback = fallback or zero_action(environment)
     for taken in count(1):
-        trusted = guard is None or guard.allows(cost)
+        trusted = guard is None or guard.allows(costs.tolist())
         with record_function("acting"):
             if not trusted:
                 action = fallback(observation)
@@ -65,7 +68,8 @@ def run_episode(
             observation, reward, terminated, truncated, info = environment.step(
                 within_bounds(action, space)
             )
-        total, cost, steps = total + reward, cost + info["cost"], steps + info["inner_steps"]
+        added = costs_of(info, names)
+        total, costs, steps = total + reward, costs + added, steps + info["inner_steps"]
         if not trusted:
             fallback_steps += info["inner_steps"]
         elif remember and info["inner_steps"]:  # 0: the simulation failed, nothing came of it
@@ -74,7 +78,7 @@ def run_episode(
                     observation,
                     action,
                     reward=reward,
-                    cost=info["cost"],
+                    cost=added,
                     is_first=False,
                     terminated=terminated,
                 )
@@ -83,7 +87,9 @@ def run_episode(
         if terminated or truncated or taken == actions:
             break
     steps = max(1, steps)  # the first one may have failed
-    return EpisodeRecord(iterate, cost, total, steps, fallback_steps, bool(terminated))
+    each = tuple(costs.tolist()) if len(names) > 1 else ()
+    record = EpisodeRecord(iterate, float(costs.sum()), total, steps, fallback_steps)
+    return record._replace(terminated=bool(terminated), costs=each)
 
 
 def _in_range(action: NDArray[Any], like: NDArray[np.float32]) -> NDArray[np.float32]:

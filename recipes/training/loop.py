@@ -16,8 +16,10 @@ import torch
 from torch.profiler import record_function
 
 from blocks import Environment, Episode, EpisodeRecord, safety_summary, set_threads
+from blocks.environments.costs import cost_names_of
 from blocks.safety_metrics import SafetySummary
 from recipes.agents import Agent, Auditable, Components, Config, Metrics
+from recipes.agents.budgets import episode_budgets
 from recipes.agents.builders import require_device
 from recipes.agents.latent_agent import BURN_IN, START_LENGTH
 from recipes.plotting.figures import calibration_figure, learning_figure, steps_figure
@@ -30,6 +32,7 @@ from recipes.training.profiling import Profile
 from recipes.training.progress import Progress
 from recipes.training.results import (
     EVALUATION_SEED,
+    by_name,
     log_episode,
     pessimism_and_disagreement,
     record_video,
@@ -105,7 +108,7 @@ class Training:
     ) -> None:
         self.config, self.environment, self.run_folder = config, environment, run_folder
         self.agent = parts(config, environment)
-        self.guard, self.fallback = parts.guard(config), parts.fallback(environment)
+        self.guard, self.fallback = parts.guard(config, environment), parts.fallback(environment)
         self.prefill = parts.prefill
         self.schedule = Schedule(
             config.safety.prefill_scales,
@@ -113,7 +116,9 @@ class Training:
             environment.action_repeat,
             max(config.model.seq_len, BURN_IN + START_LENGTH),
         )
-        self.episode_budget = config.safety.episode_budget
+        self.cost_names = cost_names_of(environment)
+        self.episode_budgets = episode_budgets(config, environment)
+        self.episode_budget = sum(self.episode_budgets)
         self.records: list[EpisodeRecord] = []
         self.learned: Metrics = {}
         self.begun = time.monotonic()
@@ -128,7 +133,7 @@ class Training:
     def safety(self) -> SafetySummary:
         return safety_summary(
             self.records,
-            episode_budget=self.episode_budget,
+            episode_budget=self.episode_budgets,
             episode_length=self.environment.episode_length,
         )
 
@@ -172,8 +177,11 @@ class Training:
             policy=prior,
         )
         self.records.append(record)
-        log_episode(self.run_folder, self.steps, len(self.records) - 1, record, scale)
-        if iterate and {"cost_mean", "cost_worst"} <= self.learned.keys():
+        log_episode(
+            self.run_folder, self.steps, len(self.records) - 1, record, scale, self.cost_names
+        )
+        known = {"cost_mean", "cost_worst"} <= self.learned.keys()
+        if iterate and known and len(self.cost_names) == 1:
             self.run_folder.log(
                 "iterate",
                 self.steps,
@@ -241,12 +249,14 @@ class Training:
             "members": config.posterior.members,
             "guard_share": config.safety.guard_share,
             "episode_budget": self.episode_budget,
+            "budgets": dict(zip(self.cost_names, self.episode_budgets, strict=True)),
             **self.safety._asdict(),
             "guard_episodes": sum(record.fallback_steps > 0 for record in self.records),
             "guard_steps": sum(record.fallback_steps for record in self.records),
             "final_return": float(np.mean(returns)),
             "final_cost": float(np.mean(costs)),
             "final_costs": costs,
+            "final_cost_by_name": by_name(evaluation, self.cost_names),
             "final_returns": returns,
             **pessimism_and_disagreement(updates),
         }

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blocks import Environment, EpisodeRecord
+from blocks.environments.costs import SINGLE
 from recipes.agents import Agent
 from recipes.plotting.figures import write_video
 from recipes.runs.folder import RunFolder
@@ -17,9 +18,18 @@ VIDEO_ACTIONS = 200
 
 
 def log_episode(
-    run_folder: RunFolder, step: int, index: int, record: EpisodeRecord, exploration_scale: float
+    run_folder: RunFolder,
+    step: int,
+    index: int,
+    record: EpisodeRecord,
+    exploration_scale: float,
+    cost_names: Sequence[str] = SINGLE,
 ) -> None:
-    """Log one line about the ``index``-th episode of the run."""
+    """Log one line about the ``index``-th episode of the run.
+
+    Of several costs ``episode_cost`` is the sum, and ``episode_cost_<name>`` each.
+    """
+    costs = zip(cost_names, record.costs, strict=True) if record.costs else ()
     run_folder.log(
         "episode",
         step,
@@ -32,7 +42,14 @@ def log_episode(
         terminated=record.terminated,
         fallback_steps=record.fallback_steps,
         exploration_scale=exploration_scale,
+        **{f"episode_cost_{name}": cost for name, cost in costs},
     )
+
+
+def by_name(episodes: Sequence[EpisodeRecord], cost_names: Sequence[str]) -> dict[str, float]:
+    """Average each cost over episodes."""
+    costs = np.mean([episode.each_cost for episode in episodes], 0)
+    return dict(zip(cost_names, costs.tolist(), strict=True))
 
 
 def pessimism_and_disagreement(

@@ -155,9 +155,9 @@ def test_the_newest_cost_is_that_of_all_episodes_of_the_iterate() -> None:
                 is_first=step == 0,
                 terminated=terminated and step == 3,
             )
-    assert agent.newest_cost() == pytest.approx(12 / (25 + 3 * 0.025))
+    assert agent.newest_costs() == pytest.approx([12 / (25 + 3 * 0.025)])
     agent.iterate_row = 4
-    assert agent.newest_cost() == pytest.approx(6 / 25)
+    assert agent.newest_costs() == pytest.approx([6 / 25])
 
 
 @given(st.integers(0, 10_000), st.integers(1, 6))

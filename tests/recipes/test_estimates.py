@@ -26,7 +26,7 @@ from recipes.agents.components import Aggregate
 from recipes.agents.estimates import Estimate, Rollouts, estimate, reach_weights
 from recipes.cerl_full import CERL, ERROR_GROUPS, CERLAgent
 
-FEAT, ACTION, MEMBERS, HORIZON, STARTS, BUDGET = 4, 2, 3, 3, 12, 2.5
+FEAT, ACTION, MEMBERS, HORIZON, STARTS = 4, 2, 3, 3, 12
 GROUPS = 4
 
 AGGREGATES: dict[str, Aggregate] = {
@@ -65,7 +65,7 @@ class World:
             sample = self.actor.sample(feat, noise, weights=copies)
             feat = torch.tanh(feat @ self.by_state + sample.action @ self.by_action)
             returns.append(feat[..., 0])
-            costs.append(feat.square().sum(-1))
+            costs.append(torch.stack([feat.square().sum(-1), feat[..., 1].exp()], -1))
             log_probs.append(sample.log_prob)
         return Rollouts(
             feat=torch.stack(feats, 1),
@@ -84,11 +84,16 @@ class World:
     def estimate(self, aggregate: Aggregate, *, level: float = 0.0) -> Estimate:
         copies = stack_parameters(self.actor, MEMBERS * (GROUPS if level else 1))
         rollouts = self.roll_out(copies)
-        return estimate(gain_of(rollouts), rollouts, copies, aggregate, budget=BUDGET, level=level)
+        return estimate(gain_of(rollouts), rollouts, copies, aggregate, level=level)
 
 
 def weighted_costs(rollouts: Rollouts) -> Tensor:
-    return rollouts.cost_returns * rollouts.weight
+    """Of each constraint, ``[constraint, member, horizon, batch]``."""
+    return (rollouts.cost_returns * rollouts.weight.unsqueeze(-1)).movedim(-1, 0)
+
+
+def constrained_costs(rollouts: Rollouts, aggregate: Aggregate) -> Tensor:
+    return torch.cat([aggregate(costs).reshape(-1) for costs in weighted_costs(rollouts)])
 
 
 def gain_of(rollouts: Rollouts) -> Tensor:
@@ -105,11 +110,12 @@ def gain_of(rollouts: Rollouts) -> Tensor:
 def test_each_members_cost_and_gradient_are_those_of_a_pass_for_it(level: float, seed: int) -> None:
     world = World(seed)
     found = world.estimate(of_policy(worst_case), level=level)
-    costs = weighted_costs(world.roll_out()).mean((1, 2)) / BUDGET
+    costs = weighted_costs(world.roll_out()).mean((2, 3))
     torch.testing.assert_close(found.member_costs, costs.detach())
-    expected = torch.stack([world.gradient(cost) for cost in costs])
-    torch.testing.assert_close(found.member_gradients, expected)
+    expected = torch.stack([world.gradient(cost) for cost in costs.flatten()])
+    torch.testing.assert_close(found.member_gradients, expected.view(*costs.shape, -1))
     assert not torch.allclose(expected[0], expected[1])
+    assert not torch.allclose(expected[0], expected[MEMBERS])  # of the other constraint
 
 
 @pytest.mark.parametrize("level", [0.0, 0.9])
@@ -121,12 +127,12 @@ def test_what_is_constrained_has_the_gradient_that_autograd_finds(
 ) -> None:
     world = World(seed)
     found = world.estimate(aggregate, level=level)
-    cost = aggregate(weighted_costs(world.roll_out()) / BUDGET)
+    cost = constrained_costs(world.roll_out(), aggregate)
     torch.testing.assert_close(found.cost, cost.detach())
     assert not found.cost.requires_grad
-    expected = torch.stack([world.gradient(value) for value in cost.reshape(-1)])
+    expected = torch.stack([world.gradient(value) for value in cost])
     assert expected.any()
-    torch.testing.assert_close(found.cost_gradient, expected.view(*cost.shape, -1))
+    torch.testing.assert_close(found.cost_gradient, expected)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.9])
@@ -160,7 +166,7 @@ def test_an_optimiser_steps_as_if_it_had_the_graph(name: str) -> None:
             gain, cost = world.estimate(aggregate, level=0.9).differentiable(world.actor)
         else:
             rollouts = world.roll_out()
-            gain, cost = gain_of(rollouts), aggregate(weighted_costs(rollouts) / BUDGET)
+            gain, cost = gain_of(rollouts), constrained_costs(rollouts, aggregate)
         step = optimizer.step(gain, cost, 5.0)
         assert step.feasible
         assert float(step.step_length) > 0
@@ -177,10 +183,10 @@ def test_errors_are_those_of_the_groups_of_start_states(seed: int, level: float)
     """Of the member with the largest: costs and gradients of each group by a pass for it."""
     world = World(seed)
     found = world.estimate(of_policy(worst_case), level=level)
-    states = weighted_costs(world.roll_out()).mean(1) / BUDGET
+    states = weighted_costs(world.roll_out()).mean(2).flatten(0, 1)
     costs = torch.stack([part.mean(1) for part in states.chunk(GROUPS, dim=1)])
     gradients = torch.stack([world.gradient(cost) for cost in costs.flatten()])
-    errors = estimation_errors(costs.detach(), gradients.view(GROUPS, MEMBERS, -1), level=level)
+    errors = estimation_errors(costs.detach(), gradients.view(*costs.shape, -1), level=level)
     torch.testing.assert_close(found.slack_error, errors.slack_error.max())
     torch.testing.assert_close(found.slope_error, errors.slope_error.max())
     assert found.slack_error > 0
@@ -214,10 +220,15 @@ def test_a_policy_whose_starts_are_all_alike_has_no_errors(seed: int) -> None:
 @given(seeds)
 def test_every_member_is_watched_where_all_are_bounded(name: str, level: float, seed: int) -> None:
     found = World(seed).estimate(AGGREGATES[name], level=level)
-    watched = found.watched(allowed=0.7)
+    allowed = torch.tensor([0.7, 0.4])
+    watched = found.watched(allowed)
     assert watched is not None
-    torch.testing.assert_close(watched.slack, 0.7 - found.member_costs - found.slack_error)
-    assert torch.equal(watched.gradient, found.member_gradients)
+    slack = allowed[:, None] - found.member_costs - found.slack_error
+    torch.testing.assert_close(watched.slack, slack.flatten())
+    assert torch.equal(watched.gradient, found.member_gradients.flatten(0, 1))
+    limits = found.limits(allowed)  # of what is constrained
+    assert limits.shape == found.cost.shape
+    assert limits.tolist() == sorted(limits.tolist(), reverse=True)
 
 
 @pytest.mark.parametrize("name", ["mean", "cvar"])
@@ -226,8 +237,8 @@ def test_every_member_is_watched_where_all_are_bounded(name: str, level: float, 
 def test_no_member_is_watched_where_one_may_exceed_what_is_bounded(name: str, seed: int) -> None:
     """It would limit the policy to a worst case that its constraint leaves out."""
     found = World(seed).estimate(AGGREGATES[name])
-    assert found.cost < found.member_costs.max()
-    assert found.watched(allowed=0.7) is None
+    assert (found.by_constraint() < found.member_costs.amax(1)).all()
+    assert found.watched(torch.tensor([0.7, 0.4])) is None
 
 
 @given(seeds)
@@ -237,11 +248,10 @@ def test_rounding_hides_no_member(seed: int) -> None:
     copies = {"weight": torch.ones(MEMBERS * GROUPS, 1, requires_grad=True)}
     by_start = copies["weight"].repeat_interleave(STARTS // GROUPS, 0).view(MEMBERS, 1, STARTS)
     costs = torch.rand(MEMBERS, HORIZON, STARTS) * by_start
-    rollouts = Rollouts(costs, costs, costs, torch.ones_like(costs), costs.mean())
-    found = estimate(
-        costs.mean(), rollouts, copies, of_policy(worst_case), budget=BUDGET, level=0.9
-    )
-    watched = found.watched(allowed=1.0)
+    ones = torch.ones_like(costs)
+    rollouts = Rollouts(costs, costs, costs.unsqueeze(-1), ones, costs.mean())
+    found = estimate(costs.mean(), rollouts, copies, of_policy(worst_case), level=0.9)
+    watched = found.watched(torch.ones(1))
     assert watched is not None
     assert len(watched.slack) == MEMBERS
 
@@ -275,16 +285,16 @@ def test_the_agents_estimate_is_that_of_brute_force(
     agent.generator.set_state(noise)
     monkeypatch.setattr(agent.critics, "learn", lambda _: None)  # it changes the graph's weights
     found = agent.evaluate(starts, weights)
-    costs = weighted_costs(rollouts).mean((1, 2)) / agent.budget
+    costs = weighted_costs(rollouts).mean((2, 3))
     torch.testing.assert_close(found.member_costs, costs.detach())
-    torch.testing.assert_close(found.cost, costs.max().detach())
+    torch.testing.assert_close(found.cost, costs.amax(1).detach())
     parameters = list(agent.actor.parameters())
 
     def gradient(value: Tensor) -> Tensor:
         parts = torch.autograd.grad(value, parameters, retain_graph=True, materialize_grads=True)
         return torch.cat([part.flatten() for part in parts])
 
-    for row, cost in zip(found.member_gradients, costs, strict=True):
+    for row, cost in zip(found.member_gradients[0], costs[0], strict=True):
         torch.testing.assert_close(row, gradient(cost), rtol=1e-3, atol=1e-6)
     gain = agent.objective(rollouts.returns, rollouts.entropy)  # in the updated return scale
     torch.testing.assert_close(found.gain, gain.detach())

@@ -90,8 +90,8 @@ def _judge(
 def _figures(agent: LatentAgent, episode: Transitions) -> tuple[float, float, float]:
     """Predict an episode's cost; return the mean, the worst member and the truth, in budgets."""
     state = agent.model.filter(episode, torch.Generator().manual_seed(0)).state
-    cost = agent.model.cost(state.feat[0], agent.sample_posterior()).mean(1)
-    rate = agent.cost_rate
+    cost = agent.model.cost(state.feat[0], agent.sample_posterior())[..., 0].mean(1)
+    rate = float(agent.cost_rates[0])
     return float(cost.mean() / rate), float(cost.max() / rate), float(episode.cost.mean() / rate)
 
 

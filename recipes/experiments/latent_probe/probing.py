@@ -130,6 +130,6 @@ def cost_errors(model: WorldModel, data: ImageDataset, trained: Represented) -> 
     """Return the errors of the mean member's predicted cost, ``[time]`` an episode."""
     weights = model.parameter_posterior.sample()
     return [
-        (model.cost(feat, weights).mean(0) - episode.cost[0]).abs()
+        (model.cost(feat, weights).mean(0) - episode.cost[0])[:, 0].abs()
         for feat, episode in zip(trained.held_out, data.held_out, strict=True)
     ]
