@@ -254,7 +254,7 @@ def test_a_rollout_is_an_episode_of_the_training_loop(run: Path) -> None:
     audited = auditor.audit(3)
     seen = seen[-4:]
     assert seen[:2] == seen[2:]  # with and without guard
-    guard = CERL().guard(CONFIG)
+    guard = CERL().guard(CONFIG, Toy())
     for number in range(2):
         for watched, rollouts in ((guard, audited.deployed), (None, audited.unguarded)):
             agent.generator.manual_seed(policy_seeds[number])

@@ -89,7 +89,8 @@ def values(agent: CERLAgent) -> tuple[Tensor, Tensor]:
     feat = state.feat[:, :LAST].expand(agent.model.members, -1, -1)
     with torch.no_grad():
         agent.critics.state_dict()  # waits for the last update
-        return agent.critics.reward(feat).mean(0), agent.critics.cost(feat).mean(0)
+        cost = agent.critics.cost(feat)[..., 0] * agent.budgets  # it is in budgets
+        return agent.critics.reward(feat).mean(0), cost.mean(0)
 
 
 def test_critics_know_that_the_episode_ends() -> None:

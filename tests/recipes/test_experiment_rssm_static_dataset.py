@@ -50,7 +50,7 @@ def episode(observation: list[float], **signals: list[float]) -> Transitions:
         observation=torch.tensor([observation]).unsqueeze(-1),
         action=signal("action").unsqueeze(-1),
         reward=signal("reward"),
-        cost=signal("cost"),
+        cost=signal("cost").unsqueeze(-1),
         is_first=rows == 0,
         terminated=rows < 0,
         row=rows,
@@ -90,7 +90,7 @@ class Adder:
         return feat[..., 0]
 
     def cost(self, feat: Tensor, weights: Any) -> Tensor:
-        return feat[..., 0].square()
+        return feat[..., :1].square()
 
 
 def added(rows: int = 40) -> Transitions:

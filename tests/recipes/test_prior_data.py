@@ -82,7 +82,7 @@ def test_a_dataset_is_remembered_counts_as_no_steps_and_survives_a_resume(
     assert run["environment_steps"] == 1500
     stored = rows_of(run)
     assert len(stored["reward"]) == 2 * 8 + 3 * 51
-    assert (stored["cost"][:16] == (~stored["is_first"][:16]).float()).all()
+    assert (stored["cost"][:16, 0] == (~stored["is_first"][:16]).float()).all()
     assert stored["is_first"].nonzero().flatten().tolist() == [0, 8, 16, 67, 118]
 
     with monkeypatch.context() as patch:
