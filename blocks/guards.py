@@ -27,10 +27,10 @@ class BudgetGuard(NamedTuple):
         (True, False)
     """
 
-    episode_budget: float | Sequence[float]
+    episode_budget: float | int | Sequence[float | int]
     share: float
 
-    def allows(self, episode_cost: float | Sequence[float]) -> bool:
+    def allows(self, episode_cost: float | int | Sequence[float | int]) -> bool:
         """Return whether the policy may act after the episode has cost ``episode_cost``.
 
         Args:
@@ -40,5 +40,5 @@ class BudgetGuard(NamedTuple):
         return all(cost < self.share * budget for cost, budget in zip(costs, budgets, strict=True))
 
 
-def _vector(values: float | Sequence[float]) -> Sequence[float]:
+def _vector(values: float | int | Sequence[float | int]) -> Sequence[float | int]:
     return (values,) if isinstance(values, (int, float)) else values

@@ -24,7 +24,7 @@ def episode_budgets(config: Config, environment: Environment) -> tuple[float, ..
     """
     names = cost_names_of(environment)
     if not config.safety.budgets:
-        return (config.safety.episode_budget,) * len(names)
+        return (float(config.safety.episode_budget),) * len(names)
     named = _named(config.safety.budgets)
     if named:
         if named.keys() != set(names):
