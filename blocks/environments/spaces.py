@@ -32,7 +32,7 @@ def observation_box(space: Any) -> tuple[Box, Callable[[Any], NDArray[Any]]]:
         return Box(0, 255, IMAGE_SHAPE, np.uint8), _as_bytes
     try:
         flat: Any = flatten_space(space)
-    except (NotImplementedError, ValueError):
+    except (NotImplementedError, ValueError):  # a space that Gymnasium cannot flatten
         flat = None
     if not isinstance(flat, Box):
         raise ValueError(

@@ -414,6 +414,6 @@ def _divides(level: float, size: int) -> bool:
 
 
 def _can_start(parts: tuple[str, ...]) -> bool:
-    """A policy acts on the latent states of its own model."""
+    """Check the parts to start with: a policy needs the model whose latent states it knows."""
     known = set(parts) <= {"model", "policy", "replay"}
     return bool(parts) and known and ("policy" not in parts or "model" in parts)

@@ -17,7 +17,8 @@ from recipes.runs.folder import RunFolder
 from recipes.training.loop import MakeAgent, MakeEnvironment, as_components, environment_maker
 
 FILTER = ("normalizer", "encoder", "rssm")
-SETTINGS = ("observation", "image_quality", "action_repeat", "episode_budget", "guard_share")
+SETTINGS = ("observation", "image_quality", "action_repeat", "cost", "episode_budget", "budgets")
+SETTINGS += ("guard_share",)
 """What a saved policy keeps of its run's configuration: its environment, budget and guard."""
 
 
@@ -111,9 +112,8 @@ def of_saved_policy(folder: Path, task: str | None) -> Acting:
             f"run: got {folder}, a policy without the settings {', '.join(sorted(missing))}; "
             "allowed one saved by evaluate.py --save-policy; act with blocks.load_policy instead"
         )
-    config = Config(
-        task=task or about["task"], seed=about["seed"], **{k: settings[k] for k in SETTINGS}
-    )
+    kept = {k: settings[k] for k in SETTINGS} | {"budgets": tuple(settings["budgets"])}
+    config = Config(task=task or about["task"], seed=about["seed"], **kept)
     parts = as_components(importlib.import_module("recipes.cerl_full").CERL())
     make_environment = environment_maker(None, config, parts)
     first = make_environment(config.seed)

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from blocks import Environment, EpisodeRecord, save_policy
+from blocks import Environment, EpisodeRecord, safety_summary, save_policy
 from recipes.agents import Config
+from recipes.agents.budgets import episode_budgets
 from recipes.evaluations.acting import SETTINGS, Acting, of_run, of_saved_policy
 from recipes.runs.atomic_files import write_json
 from recipes.runs.errors import RunError
@@ -114,7 +115,11 @@ def _run_episodes(acting: Acting, seed: int, episodes: int, guard: bool) -> list
 def _figures(
     acting: Acting, records: list[EpisodeRecord], seed: int, guard: bool
 ) -> dict[str, Any]:
-    config, budget = acting.config, acting.config.safety.episode_budget
+    config, environment = acting.config, acting.make_environment(seed)
+    budgets = episode_budgets(config, environment)
+    safety = safety_summary(
+        records, episode_budget=budgets, episode_length=environment.episode_length
+    )
     return {
         "recipe": acting.recipe,
         "task": config.task,
@@ -122,8 +127,8 @@ def _figures(
         "guard": guard,
         "deterministic": acting.policy is not None,
         "trained_steps": acting.trained_steps,
-        "episode_budget": budget,
-        "violations": sum(record.cost > budget for record in records),
+        "episode_budget": sum(budgets),  # of several costs, as "costs" are their sums
+        "violations": safety.episode_violations,
         "return_mean": float(np.mean([record.episode_return for record in records])),
         "cost_mean": float(np.mean([record.cost for record in records])),
         "steps_mean": float(np.mean([record.steps for record in records])),

@@ -85,7 +85,7 @@ def test_the_environment_decides_the_actor() -> None:
     assert actor.action_size == 3
 
     class Plain:
-        """An environment that says nothing of it."""
+        """An environment without the attribute ``discrete``."""
 
         observation_space, action_space = Box(-1, 1, (2,)), Box(0, 1, (3,))
 

@@ -15,6 +15,7 @@ from blocks.environments.episodes import ConstrainedEnvironment
 from recipes.agents import Config
 from recipes.agents.budgets import cost_source, episode_budgets
 from recipes.cerl_full import CERL, CERLAgent
+from recipes.evaluations import evaluate
 from recipes.training import train
 
 NAMES = ("left", "right")
@@ -116,6 +117,9 @@ def test_a_run_records_each_cost_and_resumes(tmp_path: Path) -> None:
     assert run["episode_violations"] >= len(over) > 0  # the first policies drift
     assert run["budgets"] == {"left": 2.0, "right": 3.0}
     assert run["final_cost_by_name"].keys() == set(NAMES)
+    evaluated = evaluate(run, CERL(), sides)
+    assert evaluated["episode_budget"] == 5.0  # of both, as its costs are sums
+    assert evaluated["costs"] == pytest.approx(run["final_costs"])
     update = next(row for row in rows if row["kind"] == "update")
     assert update["cost_worst"] == pytest.approx(
         max(update["cost_worst_left"], update["cost_worst_right"]), rel=0.2
